@@ -1,0 +1,225 @@
+"""Thresholds that carry a promise, and the choice of a strategy, from clean calibration images alone.
+
+Split-conformal calibration: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos &
+Bates, "A Gentle Introduction to Conformal Prediction", arXiv 2107.07511. If a new clean image and the n calibration
+images are exchangeable, its score is as likely to take any of the n + 1 ranks, so it exceeds the k-th smallest
+calibration score with a probability of at most (n + 1 - k) / (n + 1), whatever the detector and whatever the
+distribution of its scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.stats import betabinom
+
+from aesc.errors import AescError
+from aesc.params import Strategy
+
+PREFERENCE: tuple[Strategy, ...] = ("residual", "combined", "uncertainty")
+_ROUNDING = 1e-12  # of means of numbers in [0, 1]
+
+
+class Promise(BaseModel):
+    """A threshold and its guarantee: a clean image scores strictly above it at a rate of at most `attained`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    what: str
+    wished: Annotated[float, Field(gt=0.0, lt=1.0)]
+    attained: Annotated[float, Field(gt=0.0, lt=1.0)]
+    n: Annotated[int, Field(ge=1)]
+    k: Annotated[int, Field(ge=1)]
+    threshold: float
+    kept: bool
+    message: str
+
+    @model_validator(mode="after")
+    def _rank_exists(self) -> Self:
+        if self.k > self.n:
+            raise ValueError(f"k is {self.k}; allowed: 1 to n, which is {self.n}")
+        return self
+
+
+class StrategyChoice(BaseModel):
+    """The chosen strategy, each one's mean AUROC, the AUROC by strategy and kind of corruption, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    strategy: Strategy
+    means: dict[Strategy, float]
+    evidence: dict[Strategy, dict[str, float]]
+    reason: str
+
+
+def conformal_threshold(
+    scores: ArrayLike, *, alpha: float, on_shortage: Literal["attain", "stop"], what: str = "image score"
+) -> Promise:
+    """The k-th smallest calibration score, k = ceil((n + 1)(1 - alpha)), as a threshold.
+
+    Args:
+        scores: scores of n clean images that nothing else has seen.
+        alpha: the wished rate of false alarms among clean images.
+        on_shortage: if n images cannot support alpha (k > n), "attain" the best rate they do support, 1 / (n + 1),
+            and say so in the promise, or "stop".
+        what: what is thresholded, for messages.
+
+    Raises:
+        AescError: no scores, scores that are not finite, alpha outside (0, 1), or a shortage where that is to stop.
+    """
+    values = np.asarray(scores, dtype=np.float64).reshape(-1)
+    n = values.size
+    needed = images_needed(alpha)
+    if n == 0:
+        raise AescError(
+            f"calibration ({what})",
+            "no calibration images",
+            allowed=f"at least 1; {needed} for {_percent(alpha)} false alarms",
+            todo="add clean images, or raise data.calibration",
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise AescError(
+            f"calibration ({what})",
+            f"{bad.size} of {n} scores are not finite, the first is number {bad[0]}: {values[bad[0]]}",
+            allowed="finite scores",
+            todo="look at the training curve: the network has probably diverged",
+        )
+    k = math.ceil((n + 1) * (1 - _exact(alpha)))
+    kept = k <= n
+    if not kept:
+        k = n
+    attained = (n + 1 - k) / (n + 1)
+    images = _count(n, "calibration image")
+    if kept:
+        message = (
+            f"{images} can support {_percent(alpha)}; "
+            f"at most {_percent(attained)} of clean images exceed the threshold of the {what}"
+        )
+    else:
+        missing = needed - n
+        message = (
+            f"{images} cannot support {_percent(alpha)}; the best is {_percent(attained)}; "
+            f"{missing} more {'is' if missing == 1 else 'are'} needed"
+        )
+        if on_shortage == "stop":
+            raise AescError(
+                "calibration.false_alarm_rate",
+                message,
+                allowed=f"at least {_percent(attained)} with {images}",
+                todo="add clean images, raise calibration.false_alarm_rate, or set calibration.on_shortage to attain",
+            )
+    return Promise(
+        what=what,
+        wished=float(alpha),
+        attained=attained,
+        n=n,
+        k=k,
+        threshold=float(np.partition(values, k - 1)[k - 1]),
+        kept=kept,
+        message=message,
+    )
+
+
+def pixel_threshold(map_maxima: ArrayLike, *, alpha: float, on_shortage: Literal["attain", "stop"]) -> Promise:
+    """The same promise for maps: at most a share alpha of clean images shows any pixel above the threshold.
+
+    Args:
+        map_maxima: the largest value of each calibration image's anomaly map.
+        alpha: as in `conformal_threshold`, as are the other argument and the errors.
+    """
+    return conformal_threshold(map_maxima, alpha=alpha, on_shortage=on_shortage, what="anomaly map maximum")
+
+
+def images_needed(alpha: float) -> int:
+    """The smallest number of calibration images that can support alpha: the smallest n with (n + 1) alpha >= 1."""
+    return math.ceil(1 / _exact(alpha)) - 1
+
+
+def allowed_false_alarms(promise: Promise | tuple[int, int], m: int, *, confidence: float = 0.95) -> int:
+    """How many of m new clean images may raise an alarm before the promise is in doubt.
+
+    For continuous scores the false-alarm rate of the k-th smallest of n calibration scores, over all calibration
+    sets, is 1 - U(k) ~ Beta(n + 1 - k, k), U(k) being the k-th smallest of n uniform numbers; m new images then raise
+    a beta-binomial(m, n + 1 - k, k) number of alarms (Vovk, "Conditional validity of inductive conformal predictors",
+    2012; arXiv 2107.07511, section 3.2 and appendix C). Tied scores only make alarms rarer.
+
+    Args:
+        promise: a promise, or its (n, k).
+        m: number of new clean images.
+        confidence: in (0, 1).
+
+    Returns:
+        The smallest count c with P(alarms <= c) >= confidence.
+    """
+    n, k = (promise.n, promise.k) if isinstance(promise, Promise) else promise
+    if not 1 <= k <= n or m < 0:
+        raise AescError("promise", f"n = {n}, k = {k}, m = {m}", allowed="1 <= k <= n, and m of 0 or more")
+    if not 0.0 < confidence < 1.0:
+        raise AescError("confidence", f"{confidence:g}", allowed="above 0 and below 1")
+    cumulative = betabinom.cdf(np.arange(m + 1), m, n + 1 - k, k)
+    return int(np.argmax(cumulative >= confidence - _ROUNDING))
+
+
+def choose_strategy(separations: Mapping[Strategy, Mapping[str, float]], *, tie: float) -> StrategyChoice:
+    """The strategy that best separates clean images from the same images with corruptions not trained on.
+
+    Args:
+        separations: AUROC by strategy, then by kind of corruption; the same kinds for every strategy.
+        tie: strategies whose mean is within this of the best are tied; the first of residual, combined, uncertainty
+            wins.
+
+    Raises:
+        AescError: no strategy, no kind, kinds that differ, or values outside [0, 1].
+    """
+    evidence = {name: dict(separations[name]) for name in PREFERENCE if name in separations}
+    kinds = sorted({kind for found in evidence.values() for kind in found})
+    where = "choice of the strategy"
+    if not kinds or len(evidence) != len(separations):
+        raise AescError(
+            where, f"{dict(separations)}", allowed=f"AUROCs by kind for any of {', '.join(get_args(Strategy))}"
+        )
+    for name, found in evidence.items():
+        if sorted(found) != kinds:
+            raise AescError(where, f"{name} has {sorted(found)}", allowed=f"every kind for every strategy: {kinds}")
+        if not all(0.0 <= value <= 1.0 for value in found.values()):
+            raise AescError(where, f"{name} has {found}", allowed="AUROCs from 0 to 1")
+    means = {name: math.fsum(found.values()) / len(kinds) for name, found in evidence.items()}
+    best = max(means, key=lambda name: means[name])
+    chosen = next(name for name in means if means[best] - means[name] <= tie + _ROUNDING)
+    others = ", ".join(f"{name} {means[name]:.4f}" for name in means if name != chosen)
+    seen = f"on held-out {' and '.join(kinds)}"
+    if not others:
+        reason = f"{chosen} is the only strategy: mean AUROC {means[chosen]:.4f} {seen}"
+    elif chosen == best:
+        reason = f"{chosen} has the best mean AUROC {seen}: {means[chosen]:.4f}, against {others}"
+    else:
+        reason = (
+            f"{chosen} has mean AUROC {means[chosen]:.4f} {seen}, within {tie:g} of the best "
+            f"({best} {means[best]:.4f}), and ties go to {chosen}"
+        )
+    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, reason=reason)
+
+
+def _exact(alpha: float) -> Fraction:
+    """Alpha as it is written: 0.1 is one tenth, not the binary number next to it, or ceil() would go one too far."""
+    if not 0.0 < alpha < 1.0:
+        raise AescError("calibration.false_alarm_rate", f"{alpha!r}", allowed="above 0 and below 1")
+    return Fraction(repr(float(alpha)))
+
+
+def _percent(rate: float) -> str:
+    """0.01 is "1 %", 1 / 21 is "4.8 %", 1 / 300 is "0.33 %"; a rate that is not 0 or 1 never reads like it."""
+    percent = 100.0 * rate
+    text = f"{percent:.2g}" if percent < 1.0 else f"{percent:.1f}" if percent < 99.0 else f"{percent:.6g}"
+    return f"{text.removesuffix('.0')} %"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,233 @@
+"""Synthetic defects for training and calibration: stain, scratch, drops, noise (arXiv 2008.12977, section III-B).
+
+Everything is batched tensor arithmetic on the device of the images and draws from one explicit generator. A local
+corruption is computed in a window around it, not on the whole image. Differences from the authors' code, also in
+docs/method.md: the stain is written in polar form, an ellipse's radius times a cubic interpolation over the angle, and
+a blurred edge is the Gaussian blur of a straight edge, evaluated by distance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aesc.params import BLUR_REACH, Corruption
+
+STAIN_POINTS = 20
+STAIN_ANGLES = 256  # resolution of the radius table; linear in between
+
+# Of the image side. The paper names these corruptions without numbers.
+SCRATCH_HALF_LENGTH = (0.05, 0.15)
+SCRATCH_HALF_WIDTH = (0.002, 0.006)
+SCRATCH_AMPLITUDE = (0.0, 0.04)
+SCRATCH_WAVELENGTH = (0.08, 0.3)
+DROPS = 10
+DROP_RADIUS = (0.004, 0.02)
+DROPS_SPREAD = (0.03, 0.1)
+
+
+class Shape(NamedTuple):
+    """Opacity in a window: batch x window x window in [0, 1], and the window's upper left corner, batch x 2 (y, x)."""
+
+    opacity: Tensor
+    corner: Tensor
+
+
+def corrupt(images: Tensor, *, params: Corruption, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw one corruption on every image.
+
+    Args:
+        images: batch x channels x side x side in [0, 1]; left as they are.
+        params: kind and ranges.
+        generator: on the images' device; the same state gives the same corruption.
+
+    Returns:
+        The corrupted images, same shape, and where they were changed: batch x 1 x side x side, bool (a pixel of a soft
+        edge counts from opacity 0.5).
+    """
+    batch, _, side, _ = images.shape
+    mask = torch.zeros(batch, 1, side, side, dtype=torch.bool, device=images.device)
+    if params.kind == "none":
+        return images, mask
+    if params.kind == "gaussian":
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        return (images + params.gaussian_std * noise).clamp(0.0, 1.0), ~mask
+    draw = {"stain": _stain, "scratch": _scratch, "drops": _drops}[params.kind]
+    shape = draw(batch, side, params, generator, images.device)
+    return _paint(images, mask, shape, params, generator)
+
+
+def _paint(
+    images: Tensor, mask: Tensor, shape: Shape, params: Corruption, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blend one filling level a image, plus noise, into the window."""
+    batch, channels = images.shape[:2]
+    window = shape.opacity.shape[-1]
+    device = images.device
+    tints = channels if params.colour else 1
+    level = _uniform((batch, 1, 1, tints), params.grey, generator, device) / 255.0
+    noise = torch.randn(batch, window, window, tints, generator=generator, device=device)
+    filling = (level + math.sqrt(params.noise_variance) * noise).clamp(0.0, 1.0)
+
+    steps = torch.arange(window, device=device)
+    item = torch.arange(batch, device=device)[:, None, None]
+    rows = (shape.corner[:, 0, None] + steps)[:, :, None]
+    columns = (shape.corner[:, 1, None] + steps)[:, None, :]
+    opacity = shape.opacity[..., None]
+    pixels = images.permute(
+        0, 2, 3, 1
+    ).clone()  # batch x side x side x channels: channels_last needs no copy to permute
+    under = pixels[item, rows, columns]
+    pixels[item, rows, columns] = under + opacity * (filling - under)
+    mask = mask[:, 0]
+    mask[item, rows, columns] = shape.opacity >= 0.5
+    return pixels.permute(0, 3, 1, 2), mask[:, None]
+
+
+def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Shape:
+    """A closed curve through points around a rotated ellipse, each moved at random, joined by a cubic."""
+    low, high = params.size
+    axes = _uniform((batch, 2), (low * side, high * side), generator, device)
+    turn = _uniform((batch, 1), (0.0, math.pi), generator, device)
+    # One point in each of 20 equal sectors: ascending angles without sorting.
+    sector = 2 * math.pi / STAIN_POINTS
+    angles = (
+        torch.arange(STAIN_POINTS, device=device) + _uniform((batch, STAIN_POINTS), (0.0, 1.0), generator, device)
+    ) * sector
+    moves = 1.0 + _uniform(angles.shape, (-params.irregularity, params.irregularity), generator, device)
+
+    # The cubic joins the points' moves rather than their radii: 20 radii would miss the tips of a narrow ellipse.
+    table_angles = torch.arange(STAIN_ANGLES, device=device) * (2 * math.pi / STAIN_ANGLES)
+    table = _ellipse_radius(table_angles - turn, axes) * _periodic_cubic(angles, moves, table_angles.expand(batch, -1))
+    longest = axes.amax(dim=1, keepdim=True)
+    table = torch.minimum(table.clamp(min=0.0), longest * (1.0 + params.irregularity))
+    sigma = params.blur * longest
+
+    reach = table + BLUR_REACH * sigma
+    extent = torch.stack(
+        [(reach * table_angles.sin()).abs().amax(dim=1), (reach * table_angles.cos()).abs().amax(dim=1)], dim=1
+    )
+    centre = _place(extent, side, generator)
+    window = _window(high * side * (1.0 + params.irregularity + BLUR_REACH * params.blur), side)
+    dy, dx, corner = _offsets(centre, window, side)
+    distance = torch.hypot(dy, dx)
+    position = torch.remainder(torch.atan2(dy, dx), 2 * math.pi) * (STAIN_ANGLES / (2 * math.pi))
+    before = position.long().clamp(max=STAIN_ANGLES - 1)
+    closed = torch.cat([table, table[:, :1]], dim=1)
+    inner = closed.gather(1, before.flatten(1)).view_as(position)
+    outer = closed.gather(1, (before + 1).flatten(1)).view_as(position)
+    depth = torch.lerp(inner, outer, position - before) - distance  # pixels inside the curve
+    if params.blur == 0.0:
+        return Shape((depth >= 0.0).float(), corner)
+    sigma = sigma[:, :, None]
+    soft = 0.5 * (1.0 + torch.erf(depth / (sigma * math.sqrt(2.0))))
+    return Shape(torch.where(depth >= -BLUR_REACH * sigma, soft, 0.0), corner)
+
+
+def _scratch(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Shape:
+    """A stroke along a line, a sine or a square root, turned at random."""
+    half_length, half_width, amplitude, wavelength = (
+        _uniform((batch, 1, 1), (low * side, high * side), generator, device)
+        for low, high in (SCRATCH_HALF_LENGTH, SCRATCH_HALF_WIDTH, SCRATCH_AMPLITUDE, SCRATCH_WAVELENGTH)
+    )
+    half_width = half_width.clamp(min=0.75)  # below it a stroke may fall between the pixels
+    turn = _uniform((batch, 1, 1), (0.0, 2 * math.pi), generator, device)
+    phase = _uniform((batch, 1, 1), (0.0, 2 * math.pi), generator, device)
+    kind = torch.randint(3, (batch, 1, 1), generator=generator, device=device)
+    extent = torch.hypot(half_length, amplitude + half_width).flatten()[:, None].expand(-1, 2)
+    centre = _place(extent, side, generator)
+    longest = math.hypot(SCRATCH_HALF_LENGTH[1], SCRATCH_AMPLITUDE[1] + SCRATCH_HALF_WIDTH[1]) * side
+    dy, dx, corner = _offsets(centre, _window(longest, side), side)
+    along = dx * turn.cos() + dy * turn.sin()
+    across = dy * turn.cos() - dx * turn.sin()
+    wave = 2 * math.pi / wavelength
+    sine = amplitude * torch.sin(wave * along + phase)
+    sine_slope = amplitude * wave * torch.cos(wave * along + phase)
+    share = ((along + half_length) / (2 * half_length)).clamp(1e-3, 1.0)
+    root = amplitude * (2 * share.sqrt() - 1)
+    root_slope = amplitude / (2 * half_length * share.sqrt())
+    zero = torch.zeros_like(along)
+    curve = torch.where(kind == 0, zero, torch.where(kind == 1, sine, root))
+    slope = torch.where(kind == 0, zero, torch.where(kind == 1, sine_slope, root_slope))
+    distance = (across - curve).abs() / torch.sqrt(1.0 + slope.square())
+    # Where the stroke is steep, `distance` is small far beyond its end too: the root starts upright.
+    near = (along.abs() <= half_length) & (across.abs() <= amplitude + half_width)
+    return Shape(((distance <= half_width) & near).float(), corner)
+
+
+def _drops(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Shape:
+    """A cluster of small discs."""
+    spread = _uniform((batch, 1), (DROPS_SPREAD[0] * side, DROPS_SPREAD[1] * side), generator, device)
+    radius = _uniform((batch, DROPS), (DROP_RADIUS[0] * side, DROP_RADIUS[1] * side), generator, device)
+    distance = spread * _uniform((batch, DROPS), (0.0, 1.0), generator, device).sqrt()
+    angle = _uniform((batch, DROPS), (0.0, 2 * math.pi), generator, device)
+    y, x = (distance * angle.sin()).round(), (distance * angle.cos()).round()
+    extent = torch.stack([(y.abs() + radius).amax(dim=1), (x.abs() + radius).amax(dim=1)], dim=1)
+    centre = _place(extent, side, generator)
+    dy, dx, corner = _offsets(centre, _window((DROPS_SPREAD[1] + DROP_RADIUS[1]) * side, side), side)
+    inside = torch.hypot(dy[:, None] - y[..., None, None], dx[:, None] - x[..., None, None]) <= radius[..., None, None]
+    return Shape(inside.any(dim=1).float(), corner)
+
+
+def _uniform(
+    shape: tuple[int, ...] | torch.Size, bounds: tuple[float, float], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    low, high = bounds
+    return low + (high - low) * torch.rand(shape, generator=generator, device=device)
+
+
+def _ellipse_radius(angle: Tensor, axes: Tensor) -> Tensor:
+    """Distance from the centre to an ellipse with semi-axes `axes` (batch x 2) at `angle` (batch x points)."""
+    a, b = axes[:, :1], axes[:, 1:]
+    return a * b / torch.hypot(b * angle.cos(), a * angle.sin())
+
+
+def _periodic_cubic(angles: Tensor, values: Tensor, at: Tensor) -> Tensor:
+    """Cubic Hermite interpolation (Catmull-Rom tangents) of `values` given at ascending `angles` in [0, 2 pi)."""
+    turn = 2 * math.pi
+    # Two points more at each end make every segment an inner one.
+    x = torch.cat([angles[:, -2:] - turn, angles, angles[:, :2] + turn], dim=1)
+    y = torch.cat([values[:, -2:], values, values[:, :2]], dim=1)
+    tangent = (y[:, 2:] - y[:, :-2]) / (x[:, 2:] - x[:, :-2])
+    x, y = x[:, 1:-1].contiguous(), y[:, 1:-1]
+    left = (torch.searchsorted(x, at.contiguous(), right=True) - 1).clamp(0, x.shape[1] - 2)
+    right = left + 1
+    width = x.gather(1, right) - x.gather(1, left)
+    t = (at - x.gather(1, left)) / width
+    t2, t3 = t.square(), t**3
+    return (
+        (2 * t3 - 3 * t2 + 1) * y.gather(1, left)
+        + (t3 - 2 * t2 + t) * width * tangent.gather(1, left)
+        + (3 * t2 - 2 * t3) * y.gather(1, right)
+        + (t3 - t2) * width * tangent.gather(1, right)
+    )
+
+
+def _window(reach: float, side: int) -> int:
+    """Side of a window that holds everything within `reach` of its centre."""
+    return min(side, 2 * math.ceil(reach) + 1)
+
+
+def _place(extent: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A centre pixel (batch x 2, integers) so that nothing within `extent` (batch x 2) lies outside the image.
+
+    A centre on the pixel grid means that even the smallest shape covers a pixel. The image reaches half a pixel
+    beyond the centres of its outermost pixels.
+    """
+    margin = (extent - 0.5).ceil().clamp(min=0.0)
+    room = (side - 1 - 2 * margin).clamp(min=0.0)
+    return (margin + (torch.rand(extent.shape, generator=generator, device=extent.device) * (room + 1)).floor()).clamp(
+        max=side - 1
+    )
+
+
+def _offsets(centre: Tensor, window: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """dy, dx (batch x window x window) from the centre, and the corner of a window that lies inside the image."""
+    corner = (centre - window // 2).clamp(0, side - window)
+    steps = torch.arange(window, device=centre.device)
+    offsets = corner[:, :, None] + steps - centre[:, :, None]  # batch x 2 x window
+    shape = (centre.shape[0], window, window)
+    return offsets[:, 0, :, None].expand(shape), offsets[:, 1, None, :].expand(shape), corner.long()

@@ -1,0 +1,77 @@
+"""Where a defect shows: residual and MC-Dropout uncertainty maps, and the image scores made of them (section III-C)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aesc.network import AESc
+from aesc.params import ImageScore
+from aesc.seeding import Stream, generator
+
+SMOOTHING_REACH = 4.0  # sigmas
+
+
+class Maps(NamedTuple):
+    """Reconstruction (batch x channels x side x side) and anomaly maps (batch x side x side, float32)."""
+
+    reconstruction: Tensor
+    residual: Tensor
+    uncertainty: Tensor
+
+
+@torch.inference_mode()
+def anomaly_maps(network: AESc, images: Tensor, *, passes: int, seed: int, smoothing: float) -> Maps:
+    """Both anomaly maps of `images` (batch x channels x side x side in [0, 1]) with `network` in evaluation mode."""
+    reconstruction = network(images)
+    residual = (images - reconstruction).abs().sum(dim=1)
+    uncertainty = mc_dropout_variance(network, images, passes=passes, seed=seed)
+    return Maps(reconstruction, smooth(residual, smoothing), smooth(uncertainty, smoothing))
+
+
+@torch.inference_mode()
+def mc_dropout_variance(network: AESc, images: Tensor, *, passes: int, seed: int) -> Tensor:
+    """Variance over `passes` stochastic reconstructions, averaged over channels: batch x side x side, float32.
+
+    A running variance (Welford) keeps memory independent of the number of passes. Every pass draws one dropout mask a
+    layer for the whole batch from `seed`, so an image's map does not depend on its neighbours, nor on the call.
+    Batch norm stays in inference mode.
+    """
+    # On the CPU, whatever the images are on: a threshold calibrated on one device must hold on another.
+    stream = generator(seed, Stream.MC_DROPOUT)
+    mean = torch.zeros_like(images, dtype=torch.float32)
+    squares = torch.zeros_like(mean)
+    for count in range(1, passes + 1):
+        output = network(images, generator=stream, shared_dropout=True).float()
+        delta = output - mean
+        mean += delta / count
+        squares += delta * (output - mean)
+    return (squares / (passes - 1)).mean(dim=1)
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of batch x side x side maps; sigma in pixels, 0 leaves them alone."""
+    if sigma == 0.0:
+        return maps
+    reach = min(math.ceil(SMOOTHING_REACH * sigma), maps.shape[-1] - 1)
+    steps = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (steps / sigma).square())
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
+    blurred: Tensor = F.conv2d(F.conv2d(padded, kernel[None, None, None, :]), kernel[None, None, :, None])
+    return blurred.squeeze(1)
+
+
+def image_scores(maps: Tensor, kind: ImageScore, *, top_fraction: float) -> Tensor:
+    """One score a map (batch x side x side): L2 norm (the paper), maximum, or mean of the `top_fraction` of pixels."""
+    flat = maps.flatten(1)
+    if kind == "l2":
+        norms: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norms
+    if kind == "max":
+        return flat.amax(dim=1)
+    return flat.topk(max(1, round(top_fraction * flat.shape[1])), dim=1).values.mean(dim=1)

@@ -1,0 +1,145 @@
+"""A detector as it is served: weights and operating point as one thing; an image in, a verdict and maps out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aesc.device import resolve_device
+from aesc.errors import AescError
+from aesc.images import Image, read_image, to_network_input
+from aesc.network import AESc
+from aesc.operating_point import OperatingPoint
+from aesc.params import Strategy
+from aesc.scoring import INFERENCE_BATCH, Scorer
+from aesc.weights import load_network, save_network
+
+Verdict = Literal["pass", "reject"]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one image.
+
+    score is compared with threshold: above it (strictly) the verdict is "reject". `scores` has every strategy's score.
+    image and reconstruction are side x side x channels in [0, 1]; the maps are side x side in the network's pixels;
+    mask is where the chosen strategy's map exceeds the pixel threshold.
+    """
+
+    strategy: Strategy
+    score: float
+    threshold: float
+    verdict: Verdict
+    scores: dict[Strategy, float]
+    image: FloatArray
+    reconstruction: FloatArray
+    residual: FloatArray
+    uncertainty: FloatArray
+    anomaly_map: FloatArray
+    mask: npt.NDArray[np.bool_]
+
+
+class Detector:
+    """A network with its operating point.
+
+    Raises:
+        AescError: the operating point belongs to other weights (on `load`).
+    """
+
+    def __init__(self, network: AESc, operating_point: OperatingPoint) -> None:
+        self.operating_point = operating_point
+        self._network = network
+        self._device = next(network.parameters()).device
+        self._scorer = Scorer(
+            network,
+            detection=operating_point.detection,
+            seed=operating_point.seed,
+            scales=operating_point.scales,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write weights and operating point into `folder`."""
+        save_network(self._network, folder)
+        self.operating_point.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> Detector:
+        """Read what `save` wrote, on `device` (auto, cpu, cuda, cuda:N, mps)."""
+        operating_point = OperatingPoint.load(folder)
+        network, description = load_network(folder, device=resolve_device(device))
+        if description.weights_sha256 != operating_point.weights_sha256:
+            raise AescError(
+                folder,
+                f"the operating point was calibrated for weights {operating_point.weights_sha256[:12]}..., "
+                f"here are {description.weights_sha256[:12]}...",
+                allowed="the weights that were calibrated",
+                todo="fetch the model version again, or calibrate again",
+            )
+        return cls(network, operating_point)
+
+    def predict(self, source: Path | Image, *, strategy: Strategy | None = None) -> Prediction:
+        """The prediction for one image file or decoded image; see `predict_batch`."""
+        return self.predict_batch([self.preprocess(source)], strategy=strategy)[0]
+
+    def preprocess(self, source: Path | Image) -> npt.NDArray[np.uint8]:
+        """side x side x channels as the network wants it.
+
+        Raises:
+            AescError: the file cannot be read as an image.
+        """
+        point = self.operating_point
+        image = source if isinstance(source, Image) else read_image(source, max_megapixels=point.max_megapixels)
+        return to_network_input(image, size=point.image_size, channels=point.channels)
+
+    def predict_batch(
+        self, images: list[npt.NDArray[np.uint8]], *, strategy: Strategy | None = None
+    ) -> list[Prediction]:
+        """Predictions for preprocessed images; each is the same whatever else is in the batch.
+
+        Args:
+            images: from `preprocess`.
+            strategy: another one than the operating point's; its own thresholds are used.
+        """
+        found: list[Prediction] = []
+        for start in range(0, len(images), INFERENCE_BATCH):
+            found += self._predict(np.stack(images[start : start + INFERENCE_BATCH]), strategy)
+        return found
+
+    def _predict(self, images: npt.NDArray[np.uint8], wish: Strategy | None) -> list[Prediction]:
+        point = self.operating_point
+        strategy = wish or point.strategy
+        kind = point.detection.image_score
+        threshold = point.image_promises[strategy].threshold
+        pixel_threshold = point.pixel_promises[strategy].threshold
+        batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255.0
+        scored = self._scorer(batch)
+        maps = {name: values.cpu().numpy() for name, values in scored.maps.items()}
+        scores = {name: scored.scores[f"{name}_{kind}"].cpu().double().numpy() for name in maps}
+        reconstruction = scored.reconstruction.permute(0, 2, 3, 1).cpu().numpy()
+        return [
+            Prediction(
+                strategy=strategy,
+                score=float(scores[strategy][i]),
+                threshold=threshold,
+                verdict=verdict(float(scores[strategy][i]), threshold),
+                scores={name: float(values[i]) for name, values in scores.items()},
+                image=images[i].astype(np.float32) / np.float32(255.0),
+                reconstruction=reconstruction[i],
+                residual=maps["residual"][i],
+                uncertainty=maps["uncertainty"][i],
+                anomaly_map=maps[strategy][i],
+                mask=maps[strategy][i] > pixel_threshold,
+            )
+            for i in range(len(images))
+        ]
+
+
+def verdict(score: float, threshold: float) -> Verdict:
+    """Reject above the threshold, strictly: that is what the conformal promise is about."""
+    return "reject" if score > threshold else "pass"

@@ -1,0 +1,77 @@
+"""Which device computes, in which precision, and how to make it repeat itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from aesc.errors import AescError
+
+
+def resolve_device(wish: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        AescError: the wished device is not there.
+    """
+    if wish == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(wish)
+    gpus = torch.cuda.device_count()
+    present = {"cpu": True, "cuda": (device.index or 0) < gpus, "mps": torch.backends.mps.is_available()}
+    if not present[device.type]:
+        have = ["auto", "cpu", *(["mps"] if present["mps"] else []), *(f"cuda:{i}" for i in range(gpus))]
+        raise AescError(
+            "training.device",
+            f"{wish} is not there: PyTorch {torch.__version__} sees {gpus} CUDA devices",
+            allowed=", ".join(have),
+            todo="install a PyTorch build for this GPU, or use --set training.device=auto",
+        )
+    return device
+
+
+def gains_by_bfloat16(device: torch.device) -> bool:
+    """True where bfloat16 products run on units of their own: CUDA from Ampere on, CPUs with AMX or AVX-512 BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        cpu = torch.cpu
+        return any(getattr(cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The autocast context for `auto`, `float32` or `bfloat16`."""
+    if _is_bfloat16(device, precision):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _is_bfloat16(device: torch.device, precision: str) -> bool:
+    return precision == "bfloat16" or (precision == "auto" and gains_by_bfloat16(device))
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Have PyTorch choose algorithms that give the same bits each time on the same kind of machine."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def describe_device(device: torch.device, precision: str) -> dict[str, str | int]:
+    """What a result's bits may depend on: device, its name, precision, threads, instruction set."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": str(device),
+        "device_name": name,
+        "precision": "bfloat16" if _is_bfloat16(device, precision) else "float32",
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+    }

@@ -1,0 +1,149 @@
+"""What a model version is served with: strategy, thresholds, and the promise that comes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sklearn.metrics import roc_auc_score
+
+from aesc.calibration import Promise, StrategyChoice, choose_strategy, conformal_threshold, pixel_threshold
+from aesc.errors import AescError
+from aesc.files import read_json, write_json
+from aesc.params import STRATEGIES, Detection, Params, Strategy
+from aesc.scoring import Scales
+
+FILE = "operating_point.json"
+FORMAT = 1
+
+
+class OperatingPoint(BaseModel):
+    """Strategy, thresholds and preprocessing of one detector; frozen, and it knows the weights it belongs to.
+
+    `image_promises` and `pixel_promises` hold every strategy's threshold, so that another one can be asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    category: str
+    data_version: str
+    weights_sha256: str
+    seed: int
+    image_size: int
+    channels: int
+    max_megapixels: float
+    detection: Detection
+    scales: Scales
+    strategy: Strategy
+    choice: StrategyChoice | None
+    image_promises: dict[Strategy, Promise]
+    pixel_promises: dict[Strategy, Promise]
+
+    @property
+    def promise(self) -> Promise:
+        """The chosen strategy's image threshold."""
+        return self.image_promises[self.strategy]
+
+    @property
+    def pixel_promise(self) -> Promise:
+        """The chosen strategy's pixel threshold."""
+        return self.pixel_promises[self.strategy]
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/operating_point.json`, atomically."""
+        write_json(folder / FILE, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> OperatingPoint:
+        """Read it back.
+
+        Raises:
+            AescError: the file is missing, damaged or of another format.
+        """
+        content = read_json(folder / FILE)
+        if isinstance(content, dict) and content.get("format") != FORMAT:
+            raise AescError(
+                folder / FILE,
+                f"format {content.get('format')}",
+                allowed=f"format {FORMAT}",
+                todo="retrain the category",
+            )
+        try:
+            # Detection is strict, and JSON has no tuples: read it as JSON.
+            return cls.model_validate(content)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise AescError(
+                folder / FILE,
+                f"not an operating point: {'.'.join(map(str, detail['loc']))}: {detail['msg']}",
+                todo="fetch the model version again, or retrain the category",
+            ) from error
+
+
+def calibrate(
+    scores: pd.DataFrame,
+    *,
+    params: Params,
+    category: str,
+    data_version: str,
+    weights_sha256: str,
+    channels: int,
+    scales: Scales,
+) -> OperatingPoint:
+    """Choose the strategy and the thresholds from calibration images alone.
+
+    Args:
+        scores: one row an image with columns split, corruption ("" for the image as it is) and `<strategy>_<score>`;
+            only rows of the split "calibration" are looked at.
+
+    Raises:
+        AescError: the promise cannot be kept and `calibration.on_shortage` is "stop".
+    """
+    rows = scores[scores["split"] == "calibration"]
+    clean = rows[rows["corruption"] == ""]
+    kind = params.detection.image_score
+    settings = params.calibration
+    if params.detection.strategy == "auto":
+        allowed = STRATEGIES if any(params.network.dropout) else ("residual",)
+        separations = {
+            strategy: {
+                str(corruption): _auroc(clean[f"{strategy}_{kind}"], corrupted[f"{strategy}_{kind}"])
+                for corruption, corrupted in rows[rows["corruption"] != ""].groupby("corruption")
+            }
+            for strategy in allowed
+        }
+        choice = choose_strategy(separations, tie=settings.tie)
+        strategy = choice.strategy
+    else:
+        choice, strategy = None, params.detection.strategy
+    return OperatingPoint(
+        category=category,
+        data_version=data_version,
+        weights_sha256=weights_sha256,
+        seed=params.training.seed,
+        image_size=params.data.image_size,
+        channels=channels,
+        max_megapixels=params.data.max_megapixels,
+        detection=params.detection,
+        scales=scales,
+        strategy=strategy,
+        choice=choice,
+        image_promises={
+            name: conformal_threshold(
+                clean[f"{name}_{kind}"], alpha=settings.false_alarm_rate, on_shortage=settings.on_shortage
+            )
+            for name in STRATEGIES
+        },
+        pixel_promises={
+            name: pixel_threshold(
+                clean[f"{name}_peak"], alpha=settings.false_alarm_rate, on_shortage=settings.on_shortage
+            )
+            for name in STRATEGIES
+        },
+    )
+
+
+def _auroc(clean: pd.Series, corrupted: pd.Series) -> float:
+    return float(roc_auc_score([0] * len(clean) + [1] * len(corrupted), pd.concat([clean, corrupted])))

@@ -1,0 +1,193 @@
+"""Everything that changes a result, in strict, frozen sections; `aesc.params_file` reads them from `params.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+CorruptionKind = Literal["none", "stain", "gaussian", "scratch", "drops"]
+LocalKind = Literal["stain", "scratch", "drops"]
+Strategy = Literal["residual", "uncertainty", "combined"]
+ImageScore = Literal["l2", "max", "top"]
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+IMAGE_SCORES: tuple[ImageScore, ...] = get_args(ImageScore)
+
+BLUR_REACH = 3.0  # sigmas after which a stain's blurred edge is cut off
+MOST_REACH = 0.48  # of the image side: the smallest image (64) has 31 pixels on either side of its centre
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rates = Annotated[tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the parameters: strict, frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def contradictions(self) -> Iterator[str]:
+        """Faults between values that are each sound."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if faults := list(self.contradictions()):
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Data(Section):
+    """How images are read and how the clean ones are shared out."""
+
+    image_size: Annotated[int, Field(ge=64, le=1024)]
+    channels: Literal["auto", "grey", "rgb"]
+    train: Rate
+    validation: Rate
+    calibration: Rate
+    max_megapixels: Annotated[float, Field(gt=0.0)]
+
+    @field_validator("image_size")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("allowed: 64, 128, 256, 512 or 1024")
+        return value
+
+    def contradictions(self) -> Iterator[str]:
+        total = self.train + self.validation + self.calibration
+        if abs(total - 1.0) > 1e-6:
+            yield f"train + validation + calibration is {total:g}; allowed: 1"
+
+
+class Validation(Section):
+    """What the clean images must be like before anything is trained on them."""
+
+    min_train: Positive
+    min_validation: Positive
+    min_calibration: Positive
+    min_std: Share
+    max_saturated: Share
+    min_sharpness: Share  # share of the median sharpness of the category's clean images
+
+
+class Network(Section):
+    """The autoencoder: see aesc/network.py."""
+
+    skip: Literal["add", "none", "concat"]
+    dropout: Rates
+    dropout_in_training: bool
+
+
+class Corruption(Section):
+    """The synthetic defect that training images carry: see aesc/corruption.py."""
+
+    kind: CorruptionKind
+    size: Annotated[tuple[Rate, Rate], Field(strict=False)]  # semi-axes, shares of the image side
+    grey: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=255)], Annotated[float, Field(ge=0, le=255)]], Field(strict=False)
+    ]
+    noise_variance: Annotated[float, Field(ge=0.0, le=0.1)]  # of the filling, in [0, 1] units
+    irregularity: Annotated[float, Field(ge=0.0, le=0.9)]
+    blur: Annotated[float, Field(ge=0.0, le=1.0)]  # sigma of the edge, share of the larger axis
+    colour: bool
+    gaussian_std: Annotated[float, Field(gt=0.0, le=1.0)]  # of the corruption "gaussian"
+
+    def contradictions(self) -> Iterator[str]:
+        for key in ("size", "grey"):
+            low, high = getattr(self, key)
+            if low > high:
+                yield f"{key} is [{low:g}, {high:g}]; allowed: the smaller number first"
+        reach = self.size[1] * (1.0 + self.irregularity + BLUR_REACH * self.blur)
+        if reach > MOST_REACH:
+            yield (
+                f"the largest stain reaches {reach:.2g} image sides from its centre "
+                f"(size[1] * (1 + irregularity + {BLUR_REACH:g} blur)); allowed: at most {MOST_REACH:g}, it must fit in"
+            )
+
+
+class Training(Section):
+    """The optimiser's schedule: see aesc/training.py."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    epochs: Positive
+    images_per_epoch: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    patience: Positive
+    factor: Rate
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class Detection(Section):
+    """From an image to maps and scores: see aesc/detection.py."""
+
+    strategy: Literal["auto", "residual", "uncertainty", "combined"]
+    passes: Annotated[int, Field(ge=2)]
+    smoothing: Annotated[float, Field(ge=0.0)]  # sigma in pixels of the network's image, 0 is off
+    image_score: ImageScore
+    top_fraction: Rate
+
+
+class Calibration(Section):
+    """The promise: see aesc/calibration.py."""
+
+    false_alarm_rate: Rate
+    on_shortage: Literal["attain", "stop"]
+    held_out: Annotated[tuple[LocalKind, ...], Field(strict=False, min_length=1)]
+    tie: Share  # a lead in AUROC below this is a tie, and ties go to the residual
+
+
+class Evaluation(Section):
+    """How well the detector is measured: see aesc/metrics.py."""
+
+    aupro_limit: Rate
+    bootstrap: Annotated[int, Field(ge=0)]
+    confidence: Rate
+
+
+class Params(Section):
+    """All parameters of one run."""
+
+    data: Data
+    validation: Validation
+    network: Network
+    corruption: Corruption
+    training: Training
+    detection: Detection
+    calibration: Calibration
+    evaluation: Evaluation
+
+    def contradictions(self) -> Iterator[str]:
+        if self.detection.strategy in ("uncertainty", "combined") and not any(self.network.dropout):
+            yield (
+                f"detection.strategy is {self.detection.strategy} but every network.dropout is 0; "
+                "allowed: a rate above 0, or strategy residual"
+            )
+        if set(self.calibration.held_out) == {self.corruption.kind}:
+            others = [kind for kind in get_args(LocalKind) if kind != self.corruption.kind]
+            yield (
+                f"calibration.held_out is only {self.corruption.kind}, which training uses (corruption.kind); "
+                f"allowed: another one, {' or '.join(others)}"
+            )
+        if self.training.batch_size > self.training.images_per_epoch:
+            yield (
+                f"training.batch_size is {self.training.batch_size} but training.images_per_epoch is only "
+                f"{self.training.images_per_epoch}; allowed: at most images_per_epoch"
+            )
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key to value, as trackers want it."""
+        return {".".join(path): value for path, value in _leaves(self.model_dump(mode="json"))}
+
+
+def _leaves(node: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value

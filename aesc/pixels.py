@@ -1,0 +1,48 @@
+"""Decoded images as float batches on the training device, never waiting for a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that images may take
+
+
+class Pixels:
+    """Some rows of a decoded uint8 store, count x side x side x channels.
+
+    On a GPU they are copied there once if they fit; otherwise each batch is gathered from the (memory-mapped) store.
+
+    Args:
+        store: all decoded images.
+        rows: which of them, in order.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, store: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], device: torch.device) -> None:
+        self._store = store
+        self._rows = rows
+        self._device = device
+        self._resident: Tensor | None = None
+        if device.type == "cuda" and len(rows) * store[0].nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self._resident = torch.from_numpy(np.ascontiguousarray(store[rows])).to(device)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last."""
+        if self._resident is not None:
+            pixels = self._resident[indices.to(self._device)]
+        else:
+            pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]]).to(self._device)
+        return pixels.permute(0, 3, 1, 2).float().div_(255.0)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All images in order, `size` at a time."""
+        for indices in torch.arange(len(self)).split(size):
+            yield self.batch(indices)

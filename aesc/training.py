@@ -1,0 +1,241 @@
+"""Learning to give the clean image back: Adam, plateau schedule, best weights by validation PSNR (section III)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from aesc.corruption import corrupt
+from aesc.device import autocast, make_deterministic
+from aesc.errors import AescError
+from aesc.files import write_atomically
+from aesc.network import AESc, build_network
+from aesc.params import Params
+from aesc.pixels import Pixels
+from aesc.seeding import Stream, generator
+
+CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: mean training loss (MSE), validation PSNR in dB, learning rate, images and seconds so far."""
+
+    epoch: int
+    loss: float
+    psnr: float
+    learning_rate: float
+    images_seen: int
+    seconds: float
+
+
+@dataclass
+class Trained:
+    """The network with the best weights, and how it got there."""
+
+    network: AESc
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    resumed_at: int = 0
+
+
+@dataclass
+class _State:
+    """Everything that the next epoch depends on."""
+
+    network: AESc
+    optimiser: torch.optim.Adam
+    schedule: torch.optim.lr_scheduler.ReduceLROnPlateau
+    best: dict[str, Tensor]
+    best_epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+
+
+def fit(
+    train: Pixels,
+    validation: Pixels,
+    *,
+    channels: int,
+    params: Params,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Trained:
+    """Train an AESc on clean images.
+
+    Args:
+        train, validation: clean images; their batches are corrupted here.
+        channels: 1 or 3.
+        params: network, corruption and training are used.
+        device: where to train.
+        checkpoint: file to resume from if it exists and has the same `fingerprint`, and to write at most every
+            `checkpoint_seconds`. Resuming is exact: an epoch's random draws depend on the seed and the epoch only.
+        fingerprint: identifies data, parameters and code; a checkpoint of another one is not resumed.
+        on_epoch: called after each epoch.
+
+    Raises:
+        AescError: the loss is not finite, or the checkpoint cannot be written.
+    """
+    make_deterministic(device)
+    state = _start(channels, params, device)
+    resumed_at = _resume(state, checkpoint, fingerprint, device) if checkpoint else 0
+    began = time.monotonic() - (state.history[-1].seconds if state.history else 0.0)
+    saved = time.monotonic()
+    settings = params.training
+    total = settings.epochs * settings.images_per_epoch
+    with tqdm(
+        total=total, initial=resumed_at * settings.images_per_epoch, unit="img", desc="train", disable=None
+    ) as bar:
+        for epoch in range(resumed_at, settings.epochs):
+            rate = float(state.optimiser.param_groups[0]["lr"])
+            loss = _train_epoch(state, train, params=params, device=device, epoch=epoch, bar=bar)
+            psnr = validation_psnr(state.network, validation, params=params, device=device)
+            _require_finite({"training loss": loss, "validation PSNR": psnr}, epoch, settings.learning_rate)
+            state.schedule.step(psnr)
+            if not state.history or psnr > state.history[state.best_epoch].psnr:
+                state.best_epoch = epoch
+                state.best = _weights_on_cpu(state.network)
+            seen = (epoch + 1) * settings.images_per_epoch
+            state.history.append(Epoch(epoch, loss, psnr, rate, seen, time.monotonic() - began))
+            bar.set_postfix(loss=f"{loss:.5f}", psnr=f"{psnr:.2f}")
+            last = epoch + 1 == settings.epochs
+            if checkpoint and (last or epoch == 0 or time.monotonic() - saved >= checkpoint_seconds):
+                _save(state, checkpoint, fingerprint)
+                saved = time.monotonic()
+            if on_epoch:
+                on_epoch(state.history[-1])
+    state.network.load_state_dict(state.best)
+    state.network.eval()
+    return Trained(state.network, state.history, state.best_epoch, resumed_at)
+
+
+def _start(channels: int, params: Params, device: torch.device) -> _State:
+    network = build_network(
+        image_size=params.data.image_size,
+        channels=channels,
+        skip=params.network.skip,
+        dropout=params.network.dropout,
+        generator=generator(params.training.seed, Stream.WEIGHTS),
+    ).to(device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=params.training.learning_rate, fused=device.type != "mps")
+    # PyTorch's patience is how many epochs it tolerates, one less than after how many the rate falls.
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, mode="max", factor=params.training.factor, patience=params.training.patience - 1, threshold=0.0
+    )
+    return _State(network, optimiser, schedule, _weights_on_cpu(network))
+
+
+def _train_epoch(state: _State, train: Pixels, *, params: Params, device: torch.device, epoch: int, bar: Any) -> float:
+    """One pass over `images_per_epoch` corrupted images; the mean loss."""
+    settings = params.training
+    streams = {
+        stream: generator(settings.seed, stream, epoch, device=device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)
+    }
+    dropout_stream = streams[Stream.DROPOUT] if params.network.dropout_in_training else None
+    state.network.train()
+    total = torch.zeros((), device=device)
+    for indices in _order(len(train), settings.images_per_epoch, settings.seed, epoch).split(settings.batch_size):
+        clean = train.batch(indices)
+        corrupted, _ = corrupt(clean, params=params.corruption, generator=streams[Stream.CORRUPTION])
+        state.optimiser.zero_grad(set_to_none=True)
+        with autocast(device, settings.precision):
+            output = state.network(corrupted, generator=dropout_stream)
+        loss = F.mse_loss(output, clean)
+        loss.backward()
+        state.optimiser.step()
+        total += loss.detach() * len(indices)  # stays on the device: no synchronisation inside an epoch
+        bar.update(len(indices))
+    return total.item() / settings.images_per_epoch
+
+
+def _require_finite(values: dict[str, float], epoch: int, learning_rate: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise AescError(
+                "training.learning_rate",
+                f"the {name} became {value} in epoch {epoch} at {learning_rate}",
+                todo="lower it, for instance --set training.learning_rate=0.001",
+            )
+
+
+def _order(images: int, count: int, seed: int, epoch: int) -> Tensor:
+    """`count` indices below `images`: whole permutations, one after the other."""
+    stream = generator(seed, Stream.ORDER, epoch)
+    rounds = math.ceil(count / images)
+    return torch.cat([torch.randperm(images, generator=stream) for _ in range(rounds)])[:count]
+
+
+@torch.no_grad()
+def validation_psnr(network: AESc, validation: Pixels, *, params: Params, device: torch.device) -> float:
+    """PSNR in dB of the reconstructions of corrupted validation images, the same corruptions at every call."""
+    stream = generator(params.training.seed, Stream.VALIDATION, device=device)
+    network.eval()
+    total = torch.zeros((), device=device)
+    for clean in validation.batches(params.training.batch_size):
+        corrupted, _ = corrupt(clean, params=params.corruption, generator=stream)
+        with autocast(device, params.training.precision):
+            output = network(corrupted)
+        total += F.mse_loss(output, clean) * len(clean)
+    return -10.0 * math.log10(max(total.item() / len(validation), 1e-12))
+
+
+def _weights_on_cpu(network: AESc) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def _save(state: _State, path: Path, fingerprint: str) -> None:
+    content = {
+        "version": CHECKPOINT_VERSION,
+        "fingerprint": fingerprint,
+        "network": state.network.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "best": state.best,
+        "best_epoch": state.best_epoch,
+        "history": [asdict(epoch) for epoch in state.history],
+    }
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, PyTorch would hide why a write failed
+            torch.save(content, file)
+
+    write_atomically(path, write)
+
+
+def _resume(state: _State, path: Path, fingerprint: str, device: torch.device) -> int:
+    """Load `path` into `state` if it fits; the number of epochs already done."""
+    if not path.exists():
+        return 0
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise AescError(
+            path, f"not a readable checkpoint: {error}", todo=f"delete {path} to train from the start"
+        ) from error
+    if not isinstance(content, dict):
+        raise AescError(
+            path,
+            f"not a checkpoint: it holds {type(content).__name__}",
+            todo=f"delete {path} to train from the start",
+        )
+    if content.get("version") != CHECKPOINT_VERSION or content.get("fingerprint") != fingerprint:
+        return 0
+    state.network.load_state_dict(content["network"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.schedule.load_state_dict(content["schedule"])
+    state.best = {name: tensor.cpu() for name, tensor in content["best"].items()}
+    state.best_epoch = content["best_epoch"]
+    state.history = [Epoch(**epoch) for epoch in content["history"]]
+    return len(state.history)

@@ -1,0 +1,1 @@
+"""Measurements against plain references; each prints one JSON line on stdout."""

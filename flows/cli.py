@@ -1,0 +1,50 @@
+"""The command line: `aesc --help`. Commands import what they need when they run, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+from aesc.errors import AescError
+from flows.commands import data, inspection, training
+
+# Click's own, or that of the copy that newer versions of typer bring.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="aesc",
+    help="A defect detector that retrains itself: stain-noise autoencoder, calibrated thresholds, versioned runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("sample")(data.sample)
+app.command("import")(data.import_data)
+app.command("validate")(data.validate)
+app.command("params")(training.params)
+app.command("retrain")(training.retrain)
+app.command("register")(training.register)
+app.command("inspect")(inspection.inspect)
+
+
+def main() -> None:
+    """Entry point of the `aesc` command."""
+    # Every command ends with `typer.Exit`; what ends otherwise never reached one, and --json is owed its object here.
+    try:
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        error.show()
+        if "--json" in sys.argv[1:]:
+            fault = AescError("aesc", error.format_message(), todo="aesc --help, or aesc COMMAND --help")
+            print(json.dumps({"error": fault.to_dict()}))
+        code = error.exit_code
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

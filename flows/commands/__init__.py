@@ -1,0 +1,1 @@
+"""The commands of `aesc`, grouped by what they work on."""

@@ -1,0 +1,114 @@
+"""The retraining flow: validate, pin the data version, train, evaluate, calibrate, register."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_client, tags
+from prefect.runtime import flow_run
+
+from tasks.calibration import calibrate_threshold, draw_figures
+from tasks.evaluation import evaluate_detector
+from tasks.preparation import prepare_run, release_run
+from tasks.registry import register_model
+from tasks.run_folder import RunFolder
+from tasks.settings import Settings, prepare_environment
+from tasks.storage import check_stores
+from tasks.summary import publish_summary, summarise
+from tasks.training import train_network
+from tasks.validation import validate_data
+from tasks.versioning import pin_version
+
+LOGGER = logging.getLogger("aesc")
+DEFAULT_PRESET = "quick"
+
+
+def _run_name() -> str:
+    asked = flow_run.parameters
+    return f"retrain {asked.get('category')} ({asked.get('preset') or DEFAULT_PRESET})"
+
+
+@flow(name="retrain", flow_run_name=_run_name, log_prints=False)
+def retrain(
+    category: str,
+    preset: str = DEFAULT_PRESET,
+    data: str | None = None,
+    params_file: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: str = "auto",
+) -> dict[str, Any]:
+    """Train, measure, calibrate and register a detector for one category.
+
+    Args:
+        category: a folder below the data folder, in MVTec layout.
+        preset: which preset of params.yaml.
+        data: the folder of categories; by default the DVC-tracked `data`.
+        params_file: by default the project's params.yaml.
+        overrides: `section.key=value` strings.
+        resume: "auto" takes up an interrupted run with the same data, parameters and code; "off"; or a run folder.
+
+    Returns:
+        The run's headline: category, data version, model version, strategy, threshold, metrics, weights' sha256,
+        seed, seconds, promise and places.
+    """
+    if LOGGER.level == logging.NOTSET:  # under a worker nobody else asks for the stages' lines
+        LOGGER.setLevel(logging.INFO)
+    settings = Settings()
+    prepare_environment(settings)
+    _tag_flow_run(category, preset)
+    data_root = str(Path(data).resolve() if data else settings.data)
+    seconds: dict[str, float] = {}
+    with tags(category, preset):
+        with _timed(seconds, "prepare"):
+            run_folder = prepare_run(
+                category,
+                preset=preset,
+                data_root=data_root,
+                params_file=str(params_file or settings.root / "params.yaml"),
+                overrides=list(overrides),
+                resume=resume,
+            )
+        run = RunFolder(run_folder)
+        try:
+            with _timed(seconds, "validate"):
+                validate_data(category, data_root, run_folder)
+            with _timed(seconds, "pin"):
+                check_stores(category)
+                pin_version(category, data_root, run_folder)
+            with _timed(seconds, "train"):
+                train_network(category, data_root, run_folder)
+            with _timed(seconds, "evaluate"):
+                evaluate_detector(category, data_root, run_folder)
+            with _timed(seconds, "calibrate"):
+                calibrate_threshold(category, run_folder)
+                draw_figures(category, run_folder)
+            run.update(seconds=seconds)
+            with _timed(seconds, "register"):
+                register_model(category, run_folder)
+            run.update(seconds=seconds)
+            publish_summary(category, run_folder)
+        finally:
+            release_run(run_folder)
+    return summarise(run)
+
+
+def _tag_flow_run(*names: str) -> None:
+    """Add tags to the flow run itself; `tags` marks only what starts inside it."""
+    if run_id := flow_run.id:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(run_id), tags=sorted({*flow_run.tags, *names}))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    LOGGER.info("%s ...", name)
+    began = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - began, 2)
+    LOGGER.info("%s: %.1f s", name, seconds[name])

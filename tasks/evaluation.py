@@ -1,0 +1,46 @@
+"""Residuals and MC-Dropout uncertainties of calibration and test images: bound by the GPU, or by all CPU cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from aesc.files import write_atomically, write_json
+from tasks.run_folder import RunFolder
+from tasks.training import decoded
+
+SCALES = "scales.json"
+
+
+@task(task_run_name="evaluate {category}")
+def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
+    """Score calibration images, clean and corrupted, and the test set; the path of the scores."""
+    from aesc.device import resolve_device
+    from aesc.evaluation import evaluate
+    from aesc.pixels import Pixels
+    from aesc.scoring import Scorer, measure_scales
+    from aesc.weights import load_network
+
+    run = RunFolder(run_folder)
+    params, manifest = run.params(), run.manifest()
+    device = resolve_device(params.training.device)
+    network, _ = load_network(run.network, device=device)
+    store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
+    validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)
+    seed = params.training.seed
+    scales = measure_scales(network, validation, detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales)
+    scores = evaluate(
+        scorer,
+        manifest,
+        store,
+        rows,
+        data_root=Path(data_root),
+        folder=run.evaluation,
+        params=params,
+        device=device,
+    )
+    write_json(run.evaluation / SCALES, scales.model_dump())
+    write_atomically(run.scores, scores.to_parquet)
+    return str(run.scores)

@@ -1,0 +1,260 @@
+"""MLflow's model registry: versions, their tags and aliases. The only file that knows its names and URIs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aesc.errors import AescError
+from aesc.files import read_json
+from tasks.retries import retried_task
+from tasks.run_folder import RunFolder
+from tasks.tracking import client, headline, log_run, pyfunc_file, unreachable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+SERVED_WITH = (
+    *("torch", "numpy", "pandas", "pillow", "scipy", "scikit-learn"),
+    *("pydantic", "safetensors", "pyyaml", "tqdm", "filelock", "pyarrow"),
+)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model version and the run it came from."""
+
+    name: str
+    version: str
+    run_id: str
+    aliases: tuple[str, ...]
+
+
+def model_name(category: str) -> str:
+    """The registered model of a category."""
+    return f"aesc-{category}"
+
+
+def model_uri(category: str, version: str) -> str:
+    """`models:/` URI of a version number or an alias."""
+    separator = "/" if version.isdigit() else "@"
+    return f"models:/{model_name(category)}{separator}{version}"
+
+
+@retried_task(task_run_name="register {category}")
+def register_model(category: str, run_folder: str) -> str:
+    """Log the finished run to MLflow and make it a model version; the version. Safe to repeat."""
+    return register_run(RunFolder(run_folder)).version
+
+
+def register_run(run: RunFolder) -> Registered:
+    """Log the run, add a version under alias `challenger` (and `champion` where there is none), tag both.
+
+    Raises:
+        AescError: MLflow cannot be reached; the run folder is kept and can be registered later.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    state = run.state
+    if not run.metrics.is_file():
+        raise AescError(run.path, "this run is not finished: it has no metrics.json", todo="run `aesc retrain` again")
+    if state.get("finished"):
+        return Registered(
+            model_name(state["category"]), state["model_version"], state["mlflow_run_id"], tuple(state["aliases"])
+        )
+    try:
+        run_id = log_run(run)
+        registered = _register(run, run_id)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error, run) from error
+    run.update(model_version=registered.version, aliases=list(registered.aliases))
+    return registered
+
+
+def download_detector(category: str, version: str, folder: Path) -> Path:
+    """Fetch weights and operating point of a version or alias into `folder`, once; the detector's folder.
+
+    Raises:
+        AescError: no such model or version, or its files or MLflow cannot be reached.
+    """
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    from aesc.operating_point import FILE
+
+    found = resolve(category, version)
+    target = folder / found.run_id
+    if (target / "detector" / FILE).is_file():
+        return target / "detector"
+    uri = client().tracking_uri
+    try:
+        with tempfile.TemporaryDirectory(dir=_made(folder)) as scratch:
+            mlflow.artifacts.download_artifacts(
+                run_id=found.run_id, artifact_path="detector", dst_path=scratch, tracking_uri=uri
+            )
+            Path(scratch).chmod(0o755)
+            shutil.copytree(scratch, target, dirs_exist_ok=True)
+    except (MlflowException, OSError) as error:
+        raise AescError(
+            model_uri(category, version),
+            f"its files cannot be fetched: {str(error).splitlines()[0][:300]}",
+            todo="check the artifact store, or retrain the category",
+        ) from error
+    return target / "detector"
+
+
+def only_category() -> str:
+    """The category of the only registered model.
+
+    Raises:
+        AescError: there is none, or several.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        found = sorted(_categories(client()))
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+    if len(found) != 1:
+        raise AescError(
+            "--category",
+            f"not given, and {len(found)} models are registered",
+            allowed=", ".join(found) or "none yet",
+            todo="name one" if found else "train one: aesc retrain --category NAME",
+            usage=True,
+        )
+    return found[0]
+
+
+def _categories(tracking: MlflowClient) -> set[str]:
+    prefix = model_name("")
+    names = {model.name for model in tracking.search_registered_models()}
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def resolve(category: str, version: str) -> Registered:
+    """The registered version behind a number or an alias.
+
+    Raises:
+        AescError: there is none (it says which exist), or MLflow cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    tracking, name = client(), model_name(category)
+    try:
+        aliases = _aliases(tracking, name)
+        number = version if version.isdigit() else aliases.get(version)
+        found = tracking.get_model_version(name, number) if number else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise unreachable(error) from error
+        found, aliases = None, {}
+    except (SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+    if found is None:
+        known = ", ".join(sorted(_categories(tracking)))
+        raise AescError(
+            model_uri(category, version),
+            "no such model version",
+            allowed=f"aliases of {name}: {', '.join(aliases) or 'none'}; categories with models: {known or 'none'}",
+            todo=f"train one: aesc retrain --category {category}",
+            usage=True,
+        )
+    number = str(found.version)
+    return Registered(name, number, found.run_id, tuple(key for key, value in aliases.items() if value == number))
+
+
+def _aliases(tracking: MlflowClient, name: str) -> dict[str, str]:
+    """Alias to version number; search_model_versions would return none."""
+    return {alias: str(number) for alias, number in tracking.get_registered_model(name).aliases.items()}
+
+
+def _register(run: RunFolder, run_id: str) -> Registered:
+    from mlflow.exceptions import MlflowException
+
+    state, metrics = run.state, read_json(run.metrics)
+    tracking, name = client(), model_name(state["category"])
+    try:
+        tracking.create_registered_model(name, description=f"Defect detector for {state['category']}")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    existing = [model for model in tracking.search_model_versions(f"name='{name}'") if model.run_id == run_id]
+    if existing:  # a repetition after a crash
+        number = str(existing[0].version)
+    else:
+        logged = _log_model(run, run_id)
+        number = str(tracking.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id).version)
+    for key, value in _version_tags(run, metrics).items():
+        tracking.set_model_version_tag(name, number, key, value)
+    tracking.set_registered_model_alias(name, CHALLENGER, number)
+    if CHAMPION not in _aliases(tracking, name):
+        tracking.set_registered_model_alias(name, CHAMPION, number)
+    aliases = tuple(sorted(key for key, value in _aliases(tracking, name).items() if value == number))
+    return Registered(name, number, run_id, aliases)
+
+
+def _log_model(run: RunFolder, run_id: str) -> Any:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    numbers = ("score", "threshold", "residual", "uncertainty", "combined")
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=Schema(
+            [ColSpec(DataType.double, key) for key in numbers]
+            + [ColSpec(DataType.string, key) for key in ("verdict", "strategy")]
+        ),
+    )
+    mlflow.set_tracking_uri(client().tracking_uri)
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that no input example is given: a path would not travel
+        return mlflow.pyfunc.log_model(
+            name="model",  # not "detector": the run has a folder of that name, and MLflow would mix the two
+            python_model=str(pyfunc_file()),
+            artifacts={"detector": str(run.detector)},
+            code_paths=[str(Path(__file__).parent.parent / "aesc")],
+            signature=signature,
+            pip_requirements=["mlflow==" + importlib.metadata.version("mlflow"), *_served_with()],
+        )
+
+
+def _served_with() -> list[str]:
+    # A local build such as 2.13.0+cpu is on no index: the public version stands for it.
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in SERVED_WITH]
+
+
+def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
+    state = run.state
+    promise = read_json(run.detector / "operating_point.json")["image_promises"][metrics["strategy"]]
+    tags = {
+        "data_version": state["data_version"]["version"],
+        "git_commit": state["commit"] or "none",
+        "preset": state["preset"],
+        "seed": str(metrics["seed"]),
+        "weights_sha256": metrics["weights_sha256"],
+        "strategy": metrics["strategy"],
+        "threshold": f"{promise['threshold']:.9g}",
+        "promised_false_alarm_rate": f"{promise['attained']:.6g}",
+        "calibration_images": str(promise["n"]),
+        "synthetic_defects": str(metrics["synthetic_defects"]),
+    }
+    for name in ("image_auroc", "pixel_auroc", "aupro"):
+        value = headline(metrics).get(name)
+        tags[name] = "not available" if value is None else f"{value:.6g}"
+    return tags

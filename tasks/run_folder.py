@@ -1,0 +1,133 @@
+"""One folder a training run: everything a stage hands to the next, and enough to take the run up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import BaseFileLock, FileLock, Timeout
+
+from aesc.errors import AescError
+from aesc.files import read_json, write_json
+from aesc.manifest import load_manifest
+from aesc.params import Params
+
+STATE = "run.json"
+
+
+class RunFolder:
+    """The paths and the state of one run; the files themselves belong to the stages."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.params_file = self.path / "params.json"
+        self.manifest_file = self.path / "manifest.parquet"
+        self.validation = self.path / "validation"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.network = self.path / "network"
+        self.history = self.path / "history.csv"
+        self.evaluation = self.path / "evaluation"
+        self.scores = self.evaluation / "scores.parquet"
+        self.detector = self.path / "detector"
+        self.metrics = self.path / "metrics.json"
+        self.score_table = self.path / "scores.csv"
+        self.figures = self.path / "figures"
+        self.summary = self.path / "summary.md"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is known of the run so far."""
+        file = self.path / STATE
+        if not file.is_file():
+            raise AescError(
+                self.path, "not a run folder: it has no run.json", todo="name a folder below .aesc/runs", usage=True
+            )
+        found: dict[str, Any] = read_json(file)
+        return found
+
+    def update(self, **changes: Any) -> None:
+        """Record `changes` in the state, atomically."""
+        current = self.state if (self.path / STATE).is_file() else {}
+        write_json(self.path / STATE, {**current, **changes})
+
+    def params(self) -> Params:
+        """The run's parameters."""
+        return Params.model_validate_json(self.params_file.read_text(encoding="utf-8"))
+
+    def manifest(self) -> pd.DataFrame:
+        """The run's images."""
+        return load_manifest(self.manifest_file)
+
+    def hold(self) -> BaseFileLock:
+        """Keep other processes from working on the run until the returned lock is released.
+
+        Raises:
+            AescError: another process works on it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise AescError(self.path, "another process works on this run", todo="wait for it, or stop it") from None
+        return lock
+
+
+def run_key(*, params: Params, category: str, content_digest: str, code: str) -> str:
+    """Identifies what a run computes: equal keys mean equal weights on one kind of machine."""
+    content = [params.model_dump(mode="json"), category, content_digest, code]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def open_run(runs: Path, *, category: str, label: str, key: str, resume: str) -> tuple[RunFolder, BaseFileLock]:
+    """A new run folder, or the newest unfinished one with the same `key`; locked by the returned lock.
+
+    Args:
+        runs: parent of all run folders.
+        category, label: part of the folder's name.
+        resume: "auto", "off", or the path of a run folder.
+
+    Raises:
+        AescError: the folder to resume is another run's, finished, or in use.
+    """
+    if resume not in ("auto", "off"):
+        return _reopen(RunFolder(resume), key)
+    if resume == "auto":
+        for path in sorted((runs / category).glob("*/"), reverse=True):
+            folder = RunFolder(path)
+            if (path / STATE).is_file() and folder.state.get("key") == key and not folder.state.get("finished"):
+                try:
+                    return _reopen(folder, key)
+                except AescError:
+                    continue  # another process is at it: this one starts its own
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    for number in range(1000):
+        path = runs / category / f"{stamp}-{label}{f'-{number}' if number else ''}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise AescError(path, f"cannot be made: {error}", todo="set AESC_HOME to a writable folder") from error
+        folder = RunFolder(path)
+        folder.update(key=key, category=category, finished=False, created=stamp)
+        return _reopen(folder, key)
+    raise AescError(runs / category, "too many runs in one second", todo="wait a second")
+
+
+def _reopen(folder: RunFolder, key: str) -> tuple[RunFolder, BaseFileLock]:
+    state = folder.state
+    if state["key"] != key:
+        raise AescError(
+            f"--resume {folder.path}",
+            "this run has other data, parameters or code",
+            allowed="the same data, parameters and commit as the interrupted run",
+            todo="use --resume off to train from the start",
+            usage=True,
+        )
+    if state.get("finished"):
+        raise AescError(f"--resume {folder.path}", "this run is finished", todo="use --resume off", usage=True)
+    return folder, folder.hold()

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aesc.detection import anomaly_maps, image_scores, mc_dropout_variance, smooth
+from aesc.network import AESc, build_network
+from aesc.seeding import Stream, generator
+
+SIDE = 64
+MEBIBYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def network() -> AESc:
+    return build_network(
+        image_size=SIDE,
+        channels=3,
+        skip="add",
+        dropout=(0.1, 0.2, 0.3, 0.4),
+        generator=torch.Generator().manual_seed(1),
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(3))
+
+
+class Replay(nn.Module):
+    """Gives back one prepared output after another."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = iter(outputs)
+
+    def forward(self, images: Tensor, **_: Any) -> Tensor:
+        return next(self.outputs)
+
+
+# Residual
+
+
+def test_the_residual_is_the_absolute_difference_summed_over_channels(network: AESc, images: Tensor) -> None:
+    maps = anomaly_maps(network, images, passes=2, seed=1, smoothing=0.0)
+    with torch.no_grad():
+        expected = network(images)
+    assert torch.equal(maps.reconstruction, expected), "dropout must be off"
+    torch.testing.assert_close(maps.residual, (images - expected).abs().sum(dim=1))
+    assert maps.residual.shape == maps.uncertainty.shape == (4, SIDE, SIDE)
+    assert maps.residual.dtype == maps.uncertainty.dtype == torch.float32
+
+
+def test_smoothing_applies_to_both_maps_and_not_to_the_reconstruction(network: AESc, images: Tensor) -> None:
+    rough, fine = (anomaly_maps(network, images, passes=3, seed=1, smoothing=sigma) for sigma in (0.0, 2.0))
+    assert torch.equal(rough.reconstruction, fine.reconstruction)
+    torch.testing.assert_close(fine.residual, smooth(rough.residual, 2.0))
+    torch.testing.assert_close(fine.uncertainty, smooth(rough.uncertainty, 2.0))
+    assert fine.residual.std() < rough.residual.std()
+
+
+# Uncertainty
+
+
+@pytest.mark.parametrize("passes", [2, 3, 30])
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_the_running_variance_is_the_variance_of_the_stacked_passes(passes: int, spread: float) -> None:
+    outputs = 0.7 + spread * (rand(passes, 2, 3, 8, 8) - 0.5)
+    found = mc_dropout_variance(Replay(outputs), torch.zeros(2, 3, 8, 8), passes=passes, seed=1)  # type: ignore[arg-type]
+    expected = np.var(outputs.double().numpy(), axis=0, ddof=1).mean(axis=1)
+    assert expected.min() > 0.0
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3)
+
+
+def test_the_network_s_own_passes_are_what_varies(network: AESc, images: Tensor) -> None:
+    stream = generator(5, Stream.MC_DROPOUT)
+    with torch.no_grad():
+        stacked = torch.stack([network(images, generator=stream, shared_dropout=True) for _ in range(6)])
+    found = mc_dropout_variance(network, images, passes=6, seed=5)
+    np.testing.assert_allclose(found.numpy(), np.var(stacked.double().numpy(), axis=0, ddof=1).mean(axis=1), rtol=1e-3)
+    assert found.min() > 0.0
+
+
+def test_the_variance_is_about_the_same_however_many_passes(network: AESc, images: Tensor) -> None:
+    few, many = (mc_dropout_variance(network, images[:1], passes=passes, seed=1).mean() for passes in (10, 40))
+    assert 0.6 < few / many < 1.6
+
+
+def test_without_dropout_rates_there_is_no_uncertainty(images: Tensor) -> None:
+    certain = build_network(
+        image_size=SIDE, channels=3, skip="add", dropout=(0.0,), generator=torch.Generator().manual_seed(1)
+    ).eval()
+    assert mc_dropout_variance(certain, images, passes=3, seed=1).abs().max() == 0.0
+
+
+def test_the_seed_alone_decides_the_passes(network: AESc, images: Tensor) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (mc_dropout_variance(network, images, passes=3, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_image_s_maps_do_not_depend_on_its_neighbours(network: AESc, images: Tensor) -> None:
+    together = anomaly_maps(network, images, passes=5, seed=1, smoothing=1.0)
+    for row, image in enumerate(images):
+        alone = anomaly_maps(network, image[None], passes=5, seed=1, smoothing=1.0)
+        for ours, theirs in zip(alone, together, strict=True):
+            torch.testing.assert_close(ours[0], theirs[row], rtol=0.0, atol=1e-6)
+        torch.testing.assert_close(alone.uncertainty[0], together.uncertainty[row], rtol=1e-3, atol=0.0)
+
+
+def test_the_network_is_left_as_it_was(network: AESc, images: Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    anomaly_maps(network, images, passes=3, seed=1, smoothing=0.0)
+    assert not network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_memory_does_not_grow_with_the_passes() -> None:
+    class Noise(nn.Module):
+        """As large as a network's output, at next to no cost; looks at the process's memory at each pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.resident: list[int] = []
+
+        def forward(self, images: Tensor, *, generator: torch.Generator, **_: Any) -> Tensor:
+            self.resident.append(psutil.Process().memory_info().rss)
+            return images + torch.rand(1, generator=generator)
+
+    noise = Noise()
+    images = torch.zeros(8, 3, 256, 256)  # 6 MiB a pass
+    mc_dropout_variance(noise, images, passes=60, seed=1)  # type: ignore[arg-type]
+    assert len(noise.resident) == 60
+    assert noise.resident[-1] - noise.resident[4] < 60 * MEBIBYTE  # 330 if the passes were kept
+
+
+# Smoothing
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 8.0, 50.0])
+def test_smoothing_leaves_a_constant_map_alone(sigma: float) -> None:
+    maps = torch.full((2, 32, 32), 0.7)
+    torch.testing.assert_close(smooth(maps, sigma), maps)
+
+
+def test_smoothing_by_zero_changes_nothing() -> None:
+    maps = rand(2, 32, 32)
+    assert torch.equal(smooth(maps, 0.0), maps)
+
+
+def test_smoothing_keeps_the_mean_and_spreads_by_sigma() -> None:
+    sigma = 3.0
+    maps = torch.zeros(1, SIDE, SIDE)
+    maps[0, 30, 34] = 5.0
+    blurred = smooth(maps, sigma)
+    assert blurred.sum().item() == pytest.approx(5.0, rel=1e-5)
+    assert divmod(int(blurred[0].argmax()), SIDE) == (30, 34)
+    offsets = torch.arange(SIDE) - 30.0
+    variance = (blurred[0].sum(dim=1) * offsets.square()).sum() / blurred.sum()
+    assert variance.item() == pytest.approx(sigma**2, rel=0.02)
+    noise = rand(3, SIDE, SIDE)
+    torch.testing.assert_close(smooth(noise, sigma).mean(dim=(1, 2)), noise.mean(dim=(1, 2)), rtol=0.01, atol=0.0)
+    assert smooth(noise, sigma).std() < 0.2 * noise.std()
+
+
+def test_each_map_is_smoothed_by_itself() -> None:
+    maps = rand(3, 32, 32)
+    torch.testing.assert_close(smooth(maps, 2.0)[1], smooth(maps[1:2], 2.0)[0])
+
+
+# Image scores
+
+
+def hand_made() -> Tensor:
+    maps = torch.zeros(2, 10, 10)
+    maps[0, 2, 3], maps[0, 7, 7] = 3.0, 4.0
+    maps[1] = 0.5
+    return maps
+
+
+def test_scores_of_hand_made_maps() -> None:
+    maps = hand_made()
+    assert image_scores(maps, "l2", top_fraction=0.02).tolist() == pytest.approx([5.0, 5.0])
+    assert image_scores(maps, "max", top_fraction=0.02).tolist() == pytest.approx([4.0, 0.5])
+    assert image_scores(maps, "top", top_fraction=0.02).tolist() == pytest.approx([3.5, 0.5])
+    assert image_scores(maps, "top", top_fraction=0.05).tolist() == pytest.approx([1.4, 0.5])
+
+
+def test_the_top_holds_at_least_one_pixel() -> None:
+    assert image_scores(hand_made(), "top", top_fraction=1e-6).tolist() == pytest.approx([4.0, 0.5])

@@ -1,0 +1,115 @@
+"""The `aesc` command as a person runs it: a process of its own, in a project of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.repositories import ROOT
+
+PATIENCE = 400  # seconds for one command, on a busy machine
+_FOREIGN = ("AESC_", "AWS_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
+# A process started in the background of a script ignores SIGINT, and so would everything started from it.
+_WITH_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        assert self.stdout.count("\n") == 1, f"not one line: {self.stdout!r}"
+        value = json.loads(self.stdout)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def error(self) -> dict[str, str]:
+        """The error in the report, whose text a person sees on stderr."""
+        (error,) = self.report.values()
+        assert set(error) == {"where", "found", "allowed", "todo"}
+        for text in error.values():
+            assert text in self.stderr
+        return error
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder to run commands in; `state` stands for .aesc."""
+
+    root: Path
+    state: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.state / 'mlflow.db'}"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Nobody's environment: no settings of outside tools, an empty home folder."""
+        own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+        return own | {"AESC_HOME": str(self.state), "PYTHONPATH": str(ROOT), **self.env, **more}
+
+    def aesc(self, *arguments: object, code: int = 0, wrapper: tuple[str, ...] = (), **env: str) -> Done:
+        """Run `aesc ARGUMENTS` (behind `wrapper`), which must end with `code` and show no traceback."""
+        command = [*wrapper, sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        found = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment(**env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return self._checked(Done(found.returncode, found.stdout, found.stderr), code)
+
+    def interrupted(self, *arguments: object, at: Callable[[], object]) -> Done:
+        """Start `aesc ARGUMENTS` and press Ctrl-C as soon as `at()` is true; it must end with 1 and no traceback."""
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WITH_SIGINT, *command],
+            cwd=self.root,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            end = time.monotonic() + PATIENCE
+            while not at():
+                assert process.poll() is None, f"ended too early: {process.communicate()}"
+                assert time.monotonic() < end, "never came to where it is to be interrupted"
+                time.sleep(0.005)
+            os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+            stdout, stderr = process.communicate(timeout=PATIENCE)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return self._checked(Done(process.returncode, stdout, stderr), 1)
+
+    @staticmethod
+    def _checked(done: Done, code: int) -> Done:
+        assert done.code == code, f"exit code {done.code}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
