@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from aesc.corruption import corrupt
 from aesc.device import autocast, make_deterministic
 from aesc.errors import AescError
 from aesc.files import write_atomically
+from aesc.interrupts import certain_interrupts
 from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.pixels import Pixels
@@ -95,12 +95,19 @@ def fit(
     saved = time.monotonic()
     settings = params.training
     total = settings.epochs * settings.images_per_epoch
-    with tqdm(
-        total=total, initial=resumed_at * settings.images_per_epoch, unit="img", desc="train", disable=None
-    ) as bar:
+    done = resumed_at * settings.images_per_epoch
+    with (
+        certain_interrupts() as check,
+        tqdm(total=total, initial=done, unit="img", desc="train", disable=None) as bar,
+    ):
+
+        def progress(images: int) -> None:
+            bar.update(images)
+            check()
+
         for epoch in range(resumed_at, settings.epochs):
             rate = float(state.optimiser.param_groups[0]["lr"])
-            loss = _train_epoch(state, train, params=params, device=device, epoch=epoch, bar=bar)
+            loss = _train_epoch(state, train, params=params, device=device, epoch=epoch, progress=progress)
             psnr = validation_psnr(state.network, validation, params=params, device=device)
             _require_finite({"training loss": loss, "validation PSNR": psnr}, epoch, settings.learning_rate)
             state.schedule.step(psnr)
@@ -137,7 +144,15 @@ def _start(channels: int, params: Params, device: torch.device) -> _State:
     return _State(network, optimiser, schedule, _weights_on_cpu(network))
 
 
-def _train_epoch(state: _State, train: Pixels, *, params: Params, device: torch.device, epoch: int, bar: Any) -> float:
+def _train_epoch(
+    state: _State,
+    train: Pixels,
+    *,
+    params: Params,
+    device: torch.device,
+    epoch: int,
+    progress: Callable[[int], None],
+) -> float:
     """One pass over `images_per_epoch` corrupted images; the mean loss."""
     settings = params.training
     streams = {
@@ -156,7 +171,7 @@ def _train_epoch(state: _State, train: Pixels, *, params: Params, device: torch.
         loss.backward()
         state.optimiser.step()
         total += loss.detach() * len(indices)  # stays on the device: no synchronisation inside an epoch
-        bar.update(len(indices))
+        progress(len(indices))
     return total.item() / settings.images_per_epoch
 
 
