@@ -150,6 +150,18 @@ class Evaluation(Section):
     confidence: Rate
 
 
+class Arrivals(Section):
+    """What new images must be like to be taken in, and when they are worth a retraining: see flows/ingest.py."""
+
+    settle_seconds: Annotated[float, Field(ge=0.0)]  # an inbox file that changed more recently is still being written
+    band_width: Annotated[float, Field(gt=0.0)]  # interquartile ranges beyond the quartiles of the accepted images
+    band_images: Annotated[int, Field(ge=4)]  # accepted images that make a band
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=128)]  # of the 256 of a perceptual hash
+    retrain_images: Positive  # new images that are worth a retraining,
+    retrain_share: Annotated[float, Field(gt=0.0)]  # or such a share of those already trained on,
+    retrain_days: Annotated[float, Field(gt=0.0)]  # or a champion of this age
+
+
 class Params(Section):
     """All parameters of one run."""
 
@@ -161,6 +173,7 @@ class Params(Section):
     detection: Detection
     calibration: Calibration
     evaluation: Evaluation
+    arrivals: Arrivals
 
     def contradictions(self) -> Iterator[str]:
         if self.detection.strategy in ("uncertainty", "combined") and not any(self.network.dropout):

@@ -67,7 +67,7 @@ def check_s3(urls: Iterable[str | None], *, settings: Settings) -> None:
     locations = dict.fromkeys(parse_s3(url) for url in urls if url and url.startswith(S3))
     if not locations:
         return
-    client, key_id = _connect(settings)
+    client, key_id = connect(settings)
     for location in locations:
         _probe(client, location, key_id=key_id)
 
@@ -79,7 +79,7 @@ def check_stores(category: str) -> None:
     check_s3([settings.artifacts, settings.dvc_remote], settings=settings)
 
 
-def _connect(settings: Settings) -> tuple[Any, str]:
+def connect(settings: Settings) -> tuple[Any, str]:
     """A client that gives up within seconds, and the end of its access key's id."""
     import boto3
     from botocore.config import Config
@@ -120,7 +120,7 @@ def _probe(client: Any, location: S3Location, *, key_id: str) -> None:
                 raise
         client.put_object(Bucket=location.bucket, Key=key, Body=b"")
     except (BotoCoreError, ClientError) as error:
-        raise _explain(error, location, endpoint=redact(client.meta.endpoint_url), key_id=key_id) from None
+        raise explain(error, location, endpoint=redact(client.meta.endpoint_url), key_id=key_id) from None
     try:
         client.delete_object(Bucket=location.bucket, Key=key)
     except (BotoCoreError, ClientError) as error:
@@ -129,7 +129,7 @@ def _probe(client: Any, location: S3Location, *, key_id: str) -> None:
         )
 
 
-def _explain(error: Exception, location: S3Location, *, endpoint: str, key_id: str) -> AescError:
+def explain(error: Exception, location: S3Location, *, endpoint: str, key_id: str) -> AescError:
     """The readable form of a botocore error; transient if another try may help."""
     from botocore import exceptions as boto
 
