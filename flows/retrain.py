@@ -13,6 +13,7 @@ from uuid import UUID
 from prefect import flow, get_client, tags
 from prefect.runtime import flow_run
 
+from aesc.errors import AescError
 from tasks.calibration import calibrate_threshold, draw_figures
 from tasks.evaluation import evaluate_detector
 from tasks.preparation import prepare_run, release_run
@@ -27,6 +28,7 @@ from tasks.versioning import pin_version
 
 LOGGER = logging.getLogger("aesc")
 DEFAULT_PRESET = "quick"
+MOST_STARTS = 6  # of one flow run: the server puts one that crashed back into its queue, see flows/automations.py
 
 
 def _run_name() -> str:
@@ -59,6 +61,7 @@ def retrain(
     """
     if LOGGER.level == logging.NOTSET:  # under a worker nobody else asks for the stages' lines
         LOGGER.setLevel(logging.INFO)
+    _require_few_starts()
     settings = Settings()
     prepare_environment(settings)
     _tag_flow_run(category, preset)
@@ -96,6 +99,17 @@ def retrain(
         finally:
             release_run(run_folder)
     return summarise(run)
+
+
+def _require_few_starts() -> None:
+    """Fail, which ends a flow run for good, where crashing would have it started for ever."""
+    if (starts := flow_run.run_count or 0) > MOST_STARTS:
+        raise AescError(
+            f"flow run {flow_run.name}",
+            f"its process was killed {starts - 1} times",
+            allowed=f"{MOST_STARTS} starts",
+            todo="find out what kills it (often too little memory), then start a new run: it goes on from the checkpoint",
+        )
 
 
 def _tag_flow_run(*names: str) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect.runtime import flow_run
+
 from aesc.errors import AescError
 from aesc.files import read_json
 from tasks.retries import retried_task
 from tasks.run_folder import RunFolder
-from tasks.tracking import client, headline, log_run, pyfunc_file, unreachable
+from tasks.tracking import FLOW_RUN_TAG, client, headline, log_run, pyfunc_file, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,6 +180,23 @@ def resolve(category: str, version: str) -> Registered:
     return Registered(name, number, found.run_id, tuple(key for key, value in aliases.items() if value == number))
 
 
+def made_by(category: str, flow_run_id: str) -> tuple[str, dict[str, str]] | None:
+    """The version that a flow run of Prefect made, on whatever machine, and its tags; None if it made none.
+
+    Raises:
+        AescError: MLflow cannot be reached.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    wanted = f"name='{model_name(category)}' and tags.{FLOW_RUN_TAG}='{flow_run_id}'"
+    try:
+        found = client().search_model_versions(wanted)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+    return (str(found[0].version), dict(found[0].tags)) if found else None
+
+
 def _aliases(tracking: MlflowClient, name: str) -> dict[str, str]:
     """Alias to version number; search_model_versions would return none."""
     return {alias: str(number) for alias, number in tracking.get_registered_model(name).aliases.items()}
@@ -254,6 +273,8 @@ def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
         "calibration_images": str(promise["n"]),
         "synthetic_defects": str(metrics["synthetic_defects"]),
     }
+    if flow_run.id:  # not where `aesc register` does it
+        tags[FLOW_RUN_TAG] = flow_run.id
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = headline(metrics).get(name)
         tags[name] = "not available" if value is None else f"{value:.6g}"

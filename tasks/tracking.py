@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect.runtime import flow_run
+
 from aesc.errors import AescError
 from aesc.files import read_json
 from tasks.run_folder import RunFolder
@@ -29,6 +31,7 @@ RECORDED_VERSIONS = (
 )
 LOGGER = logging.getLogger("aesc")
 MOST_BATCH = 900  # metrics in one request; MLflow takes 1,000
+FLOW_RUN_TAG = "prefect_flow_run_id"  # which flow run of Prefect made an MLflow run or a model version
 
 
 def client() -> MlflowClient:
@@ -88,6 +91,7 @@ def log_run(run: RunFolder) -> str:
         "strategy": metrics["strategy"],
         "metric_version": metrics["metric_version"],
         "synthetic_defects": str(metrics["synthetic_defects"]),
+        FLOW_RUN_TAG: flow_run.id,
         **{f"device.{key}": str(value) for key, value in state["device"].items()},
         **{f"version.{key}": value for key, value in library_versions().items()},
     }
