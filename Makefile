@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "Python 3.11 or later is needed; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,stack]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## draw the sample data, retrain a detector on it, inspect images with it
