@@ -108,7 +108,7 @@ def _require_few_starts() -> None:
             f"flow run {flow_run.name}",
             f"its process was killed {starts - 1} times",
             allowed=f"{MOST_STARTS} starts",
-            todo="find out what kills it (often too little memory), then start a new run: it goes on from the checkpoint",
+            todo="find out what kills it (too little memory?), then start a new run: it goes on from the checkpoint",
         )
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aesc.errors import AescError
 from aesc.files import write_atomically
+from tasks.heatmaps import write_heatmap
 from tasks.pages import render_template
 
 if TYPE_CHECKING:
-    from aesc.detector import Detector, Prediction
+    from aesc.detector import Detector
     from aesc.params import Strategy
+    from tasks.settings import Settings
 
 BATCH = 16
-THUMBNAIL = 256
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,55 @@ class Inspected:
     flagged_share: float | None = None
     heatmap: str = ""
     error: str = ""
+
+
+def detector_folder(category: str | None, model: str, settings: Settings) -> tuple[Path, str]:
+    """A local folder with the detector that `model` names (alias, version number or folder), and its name.
+
+    Raises:
+        AescError: there is no such model, or MLflow cannot be reached.
+    """
+    if Path(model).is_dir():
+        return Path(model), model
+
+    from tasks.registry import download_detector, model_uri, only_category
+
+    category = category or only_category()
+    return download_detector(category, model, settings.state / "detectors"), model_uri(category, model)
+
+
+def inspect_source(
+    source: Path,
+    *,
+    category: str | None,
+    model: str,
+    out: Path | None,
+    settings: Settings,
+    strategy: Strategy | None = None,
+) -> dict[str, Any]:
+    """Inspect an image or a folder with a registered or saved detector; the report, JSON-ready.
+
+    Args:
+        source: an image file, or a folder of them.
+        category: whose detector; None for the only registered one.
+        model: alias, version number, or folder of a saved detector.
+        out: folder for heatmaps, CSV and gallery; by default one below the state.
+        settings: the project.
+        strategy: by default the calibrated choice.
+
+    Raises:
+        AescError: no images, or no such model.
+    """
+    find_images(source)
+    folder, name = detector_folder(category, model, settings)
+
+    from aesc.detector import Detector
+
+    detector = Detector.load(folder)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    target = (out or settings.state / "inspections" / f"{stamp}-{source.resolve().stem}").resolve()
+    rows = inspect_images(source, detector, target, strategy=strategy, title=str(source))
+    return as_json(rows, detector, model=name, out=target)
 
 
 def find_images(source: Path) -> list[Path]:
@@ -113,7 +164,7 @@ def _inspect_batch(
         name = path.relative_to(base).as_posix()
         if path.suffix != ".png":
             name += ".png"
-        _write_heatmap(prediction, detector, heatmaps / name)
+        write_heatmap(prediction, detector, heatmaps / name)
         rows[path] = Inspected(
             path=str(path),
             verdict=prediction.verdict,
@@ -127,24 +178,6 @@ def _inspect_batch(
             combined=prediction.scores["combined"],
         )
     return [rows[path] for path in paths]
-
-
-def _write_heatmap(prediction: Prediction, detector: Detector, path: Path) -> None:
-    """Input and heatmap side by side."""
-    import numpy as np
-    from PIL import Image
-
-    from aesc.panels import heatmap_overlay
-
-    threshold = detector.operating_point.pixel_promises[prediction.strategy].threshold
-    # Twice the pixel threshold is the brightest: what is flagged is in the upper half on every image.
-    overlay = heatmap_overlay(
-        prediction.image, prediction.anomaly_map, vmax=2.0 * threshold or 1.0, pixel_threshold=threshold
-    )
-    image = np.broadcast_to((prediction.image * 255.0).round().astype(np.uint8), (*prediction.image.shape[:2], 3))
-    picture = Image.fromarray(np.concatenate([image, overlay], axis=1))
-    picture.thumbnail((2 * THUMBNAIL, THUMBNAIL))
-    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
 
 
 def _write_csv(rows: Sequence[Inspected], path: Path) -> None:

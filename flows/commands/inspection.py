@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,31 +44,10 @@ def inspect(
     settings = Settings()
     prepare_environment(settings)
 
-    from tasks.inspection import as_json as report_json
-    from tasks.inspection import find_images, inspect_images
+    from tasks.inspection import inspect_source
 
-    find_images(source)
-    folder, name = _detector_folder(category, model, settings)
-
-    from aesc.detector import Detector
-
-    detector = Detector.load(folder)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    target = (out or settings.state / "inspections" / f"{stamp}-{source.resolve().stem}").resolve()
-    rows = inspect_images(source, detector, target, strategy=strategy, title=str(source))
-    value = report_json(rows, detector, model=name, out=target)
+    value = inspect_source(source, category=category, model=model, out=out, settings=settings, strategy=strategy)
     return Report(value, _table(value), ok=value["counts"]["error"] == 0)
-
-
-def _detector_folder(category: str | None, model: str, settings: Any) -> tuple[Path, str]:
-    """A local folder with the detector, and its name."""
-    if Path(model).is_dir():
-        return Path(model), model
-
-    from tasks.registry import download_detector, model_uri, only_category
-
-    category = category or only_category()
-    return download_detector(category, model, settings.state / "detectors"), model_uri(category, model)
 
 
 def _table(value: dict[str, Any]) -> str:
