@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from aesc.errors import AescError
-from flows.commands import data, inspection, training
+from flows.commands import data, inspection, stack, training
 
 # Click's own, or that of the copy that newer versions of typer bring.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -30,6 +30,11 @@ app.command("params")(training.params)
 app.command("retrain")(training.retrain)
 app.command("register")(training.register)
 app.command("inspect")(inspection.inspect)
+app.command("up")(stack.up)
+app.command("status")(stack.status)
+app.command("down")(stack.down)
+app.command("env")(stack.env)
+app.command("deploy")(stack.deploy)
 
 
 def main() -> None:
