@@ -1,8 +1,8 @@
 """Copies that a file's hash does not see: the same picture stored again, scaled or re-encoded.
 
-A perceptual hash keeps the signs of an image's lowest frequencies (imagehash's `phash`, a DCT of the image at
-4 x 16 pixels a side); copies differ in few of its 256 bits. Pictures of one product are alike, so how few is a matter of
-the product: a limit for all of them would take every bottle for a copy of another one.
+A perceptual hash keeps the signs of an image's lowest frequencies (imagehash's `phash`, a DCT of the image at 64 pixels
+a side); copies differ in few of its 256 bits. Pictures of one product are alike, so how few is a matter of the product:
+one limit for all would take every bottle for a copy of another one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def perceptual_hash(image: Image) -> Hash:
 
 
 class CopyFinder:
-    """Finds the nearest of the known images.
+    """Finds the known image that is most like another one.
 
     Args:
         names: what to call the known images.

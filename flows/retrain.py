@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from tasks.calibration import calibrate_threshold, draw_figures
+from tasks.data_lock import DATA, hold
 from tasks.evaluation import evaluate_detector
 from tasks.preparation import prepare_run, release_run
 from tasks.registry import register_model
@@ -68,22 +69,24 @@ def retrain(
     data_root = str(Path(data).resolve() if data else settings.data)
     seconds: dict[str, float] = {}
     with tags(category, preset):
-        with _timed(seconds, "prepare"):
-            run_folder = prepare_run(
-                category,
-                preset=preset,
-                data_root=data_root,
-                params_file=str(params_file or settings.root / "params.yaml"),
-                overrides=list(overrides),
-                resume=resume,
-            )
-        run = RunFolder(run_folder)
+        run_folder = None
         try:
-            with _timed(seconds, "validate"):
-                validate_data(category, data_root, run_folder)
-            with _timed(seconds, "pin"):
-                check_stores(category)
-                pin_version(category, data_root, run_folder)
+            with hold(DATA, settings):  # from the listing to the pin an ingest must not change the data
+                with _timed(seconds, "prepare"):
+                    run_folder = prepare_run(
+                        category,
+                        preset=preset,
+                        data_root=data_root,
+                        params_file=str(params_file or settings.root / "params.yaml"),
+                        overrides=list(overrides),
+                        resume=resume,
+                    )
+                run = RunFolder(run_folder)
+                with _timed(seconds, "validate"):
+                    validate_data(category, data_root, run_folder)
+                with _timed(seconds, "pin"):
+                    check_stores(category)
+                    pin_version(category, data_root, run_folder)
             with _timed(seconds, "train"):
                 train_network(category, data_root, run_folder)
             with _timed(seconds, "evaluate"):
@@ -97,7 +100,8 @@ def retrain(
             run.update(seconds=seconds)
             publish_summary(category, run_folder)
         finally:
-            release_run(run_folder)
+            if run_folder is not None:
+                release_run(run_folder)
     return summarise(run)
 
 

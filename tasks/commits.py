@@ -1,4 +1,4 @@
-"""What git says about the code that runs. Read-only: no commit, no index refresh."""
+"""What git says about the code that runs, and the one kind of commit that is made: of a single file, nothing else."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aesc.errors import AescError
 # A git hook exports these for the repository that it serves; here the folder asked about decides.
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _TIMEOUT_SECONDS = 60
+_NOBODY = {"NAME": "aesc", "EMAIL": "aesc@localhost"}
 
 
 class CodeVersion(BaseModel):
@@ -74,11 +75,55 @@ def committed_bytes(root: Path, name: str) -> bytes | None:
     return result.stdout if result.returncode == 0 else None
 
 
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def require_branch(root: Path) -> None:
+    """Stop unless a commit made now would be on a branch.
+
+    Raises:
+        AescError: HEAD is detached, or a merge or rebase is under way.
+    """
+    if _git(root, "symbolic-ref", "--quiet", "HEAD").returncode:
+        raise AescError(
+            root,
+            "HEAD is detached (or git is in the middle of a rebase): a commit made here would be on no branch",
+            allowed="a branch",
+            todo="git switch BRANCH (git branch lists them), then run the same command again",
+        )
+    if _git(root, "rev-parse", "--verify", "--quiet", "MERGE_HEAD").returncode == 0:
+        todo = "git commit, or git merge --abort; then run the same command again"
+        raise AescError(root, "a merge is under way, and git commits no single file during one", todo=todo)
+
+
+def commit_file(root: Path, name: str, message: str) -> str:
+    """Commit `root / name` and nothing else, whatever else is changed or staged; the new commit.
+
+    Where nobody has told git who commits, it is this project.
+
+    Raises:
+        AescError: git refuses; transient if another git process is at work.
+    """
+    who = {}
+    if _git(root, "var", "GIT_COMMITTER_IDENT").returncode:
+        who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _NOBODY.items()}
+    _checked(root, _git(root, "add", "--", name))
+    _checked(root, _git(root, "commit", "--quiet", "--only", "--file=-", "--", name, stdin=message, **who))
+    return _git(root, "rev-parse", "HEAD").stdout.decode().strip()
+
+
+def _checked(root: Path, result: subprocess.CompletedProcess[bytes]) -> None:
+    if result.returncode:
+        said = result.stderr.decode(errors="replace").strip() or result.stdout.decode(errors="replace").strip()
+        busy = "index.lock" in said or "cannot lock ref" in said
+        todo = "correct what git names, then run the same command again"
+        raise AescError(root, f"git: {said}", todo=todo, transient=busy)
+
+
+def _git(root: Path, *arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[bytes]:
     environment = {key: value for key, value in os.environ.items() if key not in _OF_A_HOOK}
-    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", **more}
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=_TIMEOUT_SECONDS, check=False)
+    return subprocess.run(
+        command, input=stdin.encode(), capture_output=True, env=environment, timeout=_TIMEOUT_SECONDS, check=False
+    )
 
 
 def _last_line(text: bytes) -> str:

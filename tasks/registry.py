@@ -197,6 +197,30 @@ def made_by(category: str, flow_run_id: str) -> tuple[str, dict[str, str]] | Non
     return (str(found[0].version), dict(found[0].tags)) if found else None
 
 
+def find_version(category: str, alias: str) -> Registered | None:
+    """The version behind an alias, or None if there is none; raises AescError if MLflow cannot be reached."""
+    try:
+        return resolve(category, alias)
+    except AescError as error:
+        if error.transient:
+            raise
+        return None
+
+
+def newest_version(category: str) -> Registered | None:
+    """The version that was registered last, or None; raises AescError if MLflow cannot be reached."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        found = client().search_model_versions(f"name='{model_name(category)}'")
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+    if not found:
+        return None
+    return resolve(category, max((str(version.version) for version in found), key=int))
+
+
 def _aliases(tracking: MlflowClient, name: str) -> dict[str, str]:
     """Alias to version number; search_model_versions would return none."""
     return {alias: str(number) for alias, number in tracking.get_registered_model(name).aliases.items()}

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     home: Path | None = None
     artifacts: str | None = None
     dvc_remote: str | None = None
+    arrivals: str | None = None
     postgres: SecretStr | None = None
     tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     s3_endpoint: str | None = Field(

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from aesc.errors import AescError
@@ -129,13 +129,15 @@ def _probe(client: Any, location: S3Location, *, key_id: str) -> None:
         )
 
 
-def explain(error: Exception, location: S3Location, *, endpoint: str, key_id: str) -> AescError:
+def explain(
+    error: Exception, location: S3Location, *, endpoint: str, key_id: str, doing: Literal["read", "write"] = "write"
+) -> AescError:
     """The readable form of a botocore error; transient if another try may help."""
     from botocore import exceptions as boto
 
     where = location.url
     if isinstance(error, boto.ClientError):
-        return _explain_answer(error, location, endpoint=endpoint, key_id=key_id)
+        return _explain_answer(error, location, endpoint=endpoint, key_id=key_id, doing=doing)
     if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
         return AescError(
             where,
@@ -153,7 +155,7 @@ def explain(error: Exception, location: S3Location, *, endpoint: str, key_id: st
     return AescError(where, f"{endpoint}: {redact(error)}", todo="check AWS_ENDPOINT_URL and the AWS_* variables")
 
 
-def _explain_answer(error: Any, location: S3Location, *, endpoint: str, key_id: str) -> AescError:
+def _explain_answer(error: Any, location: S3Location, *, endpoint: str, key_id: str, doing: str) -> AescError:
     code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
     found, todo = f"{endpoint}: {redact(error)}", "check the address and the AWS_* variables"
     transient = code in _BUSY or status >= 500
@@ -168,8 +170,9 @@ def _explain_answer(error: Any, location: S3Location, *, endpoint: str, key_id: 
         region = error.response["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "another one")
         found, todo = f"the bucket's region is {region}", "set AWS_DEFAULT_REGION to it"
     elif status == 403:
-        found = f"{endpoint} does not let the access key ending in {key_id!r} write there ({code or 'forbidden'})"
-        todo = "give it PutObject, GetObject and ListBucket there, or use another key"
+        found = f"{endpoint} does not let the access key ending in {key_id!r} {doing} there ({code or 'forbidden'})"
+        needed = "PutObject, GetObject and ListBucket" if doing == "write" else "GetObject and ListBucket"
+        todo = f"give it {needed} there, or use another key"
     elif status == 404:
         found = f"there is no bucket named {location.bucket!r} at {endpoint}"
         todo = f"correct the address, or create it: aws s3 mb {S3}{location.bucket} --endpoint-url {endpoint}"

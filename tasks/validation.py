@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from aesc.errors import AescError
 from aesc.files import write_atomically, write_json
 from aesc.params import Params
 from aesc.splits import TEST
+from tasks.expectations import meta_of, run_suite
 from tasks.run_folder import RunFolder
 from tasks.validation_page import render_page
 from tasks.validation_suite import build_suite
@@ -24,7 +24,6 @@ from tasks.validation_table import profile_clean, tabulate
 
 FILES_NAMED = 10  # of each failed expectation, in the error; the page and result.json have more
 _NEXT_LINE = "\n" + " " * 11  # as deep as `AescError` prints its parts
-_great_expectations = threading.Lock()  # it keeps its current context in a global
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,10 @@ def validate_manifest(
     """
     table = tabulate(manifest, min_std=params.validation.min_std)
     profile = profile_clean(table)
-    outcome = _run_suite(table, params, category)
+    suite = build_suite(params, profile=profile, category=category)
+    outcome = run_suite(table, suite, name=category, index="path")
     rows = {str(row["path"]): row for row in table.to_dict("records")}
-    results = sorted(outcome["results"], key=lambda result: int(_meta(result)["order"]))
+    results = outcome["results"]
     binding = [result for result in results if result["expectation_config"]["severity"] == "critical"]
     failures = tuple(_failure(result, rows) for result in binding if not result["success"])
     report = ValidationReport(
@@ -140,7 +140,7 @@ def validate_manifest(
         n_images=int((table["part"] != "mask").sum()),
         counts={**profile.counts, TEST: int((table["part"] == "test").sum())},
         checks=tuple(
-            Check(_meta(result)["name"], result["expectation_config"]["description"], bool(result["success"]))
+            Check(meta_of(result)["name"], result["expectation_config"]["description"], bool(result["success"]))
             for result in binding
         ),
         failures=failures,
@@ -187,52 +187,13 @@ def _write_text(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _run_suite(table: pd.DataFrame, params: Params, category: str) -> dict[str, Any]:
-    """Great Expectations' own result, as it would write it to JSON."""
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
-
-    with _great_expectations:
-        # The default configuration leaves a folder for Data Docs in the system's temporary folder.
-        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
-        quiet = {"globally": False, "metric_calculations": False}
-        config = DataContextConfig(store_backend_defaults=stores, progress_bars=quiet)
-        context = gx.get_context(mode="ephemeral", project_config=config)
-        asset = context.data_sources.add_pandas("manifest").add_dataframe_asset(category)
-        definition = gx.ValidationDefinition(
-            name=f"validate {category}",
-            data=asset.add_batch_definition_whole_dataframe("all images"),
-            suite=context.suites.add(build_suite(params, profile=profile_clean(table), category=category)),
-        )
-        result = context.validation_definitions.add(definition).run(
-            batch_parameters={"dataframe": table},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["path"]},
-        )
-    outcome: dict[str, Any] = result.to_json_dict()
-    for each in outcome["results"]:
-        if _raised(each["exception_info"]):  # our mistake, not the data's: it must not pass for a failed expectation
-            raise RuntimeError(f"{_meta(each)['name']} could not be evaluated: {each['exception_info']}")
-    return outcome
-
-
-def _raised(info: Any) -> bool:
-    return isinstance(info, Mapping) and (
-        bool(info.get("raised_exception")) or any(_raised(value) for value in info.values())
-    )
-
-
-def _meta(result: Mapping[str, Any]) -> dict[str, Any]:
-    meta: dict[str, Any] = result["expectation_config"]["meta"]
-    return meta
-
-
 def _offending(result: Mapping[str, Any], rows: Mapping[str, Mapping[Any, Any]]) -> list[str]:
     """Paths of the unexpected rows; copies beside the file that they equal."""
 
     def position(path: str) -> tuple[str, str]:
         row = rows[path]
         partner = row["twin"] or str(row["also_in"] or "").partition(": ")[2]
-        paired = partner and _meta(result)["name"] in ("unique_content", "separate_splits")
+        paired = partner and meta_of(result)["name"] in ("unique_content", "separate_splits")
         return (min(path, partner) if paired else path), path
 
     found = result["result"].get("unexpected_index_list") or []
@@ -240,7 +201,7 @@ def _offending(result: Mapping[str, Any], rows: Mapping[str, Mapping[Any, Any]])
 
 
 def _failure(result: Mapping[str, Any], rows: Mapping[str, Mapping[Any, Any]]) -> Failure:
-    meta, files = _meta(result), _offending(result, rows)
+    meta, files = meta_of(result), _offending(result, rows)
     return Failure(
         expectation=meta["name"],
         reason=meta["reason"],
@@ -253,9 +214,9 @@ def _failure(result: Mapping[str, Any], rows: Mapping[str, Mapping[Any, Any]]) -
 
 
 def _notes(result: Mapping[str, Any], rows: Mapping[str, Mapping[Any, Any]]) -> list[Note]:
-    name, files = _meta(result)["name"], _offending(result, rows)
+    name, files = meta_of(result)["name"], _offending(result, rows)
     if name != "masks_complete":
-        return [Note(name, f"{_meta(result)['reason']}: {len(files)}", tuple(files))]
+        return [Note(name, f"{meta_of(result)['reason']}: {len(files)}", tuple(files))]
     notes = []
     for defect in sorted({str(rows[path]["defect"]) for path in files}):
         bare = tuple(path for path in files if rows[path]["defect"] == defect)

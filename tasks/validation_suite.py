@@ -16,6 +16,7 @@ from aesc.images import FORMATS
 from aesc.layout import CLEAN_FOLDER, MASK_FOLDER, TRAIN_FOLDER
 from aesc.params import Params
 from aesc.shortage import images_to_add
+from tasks.expectations import ordered, words
 from tasks.validation_table import CLEAN_SPLITS, CleanProfile
 
 if TYPE_CHECKING:
@@ -42,13 +43,7 @@ def build_suite(params: Params, *, profile: CleanProfile, category: str) -> Expe
         *_picture_expectations(params),
         *_mask_expectations(params, category),
     ]
-    for order, expectation in enumerate(expectations):  # Great Expectations returns results in an order of its own
-        expectation.meta["order"] = order
-    return gx.ExpectationSuite(name=f"images of {category}", expectations=expectations)
-
-
-def _words(name: str, reason: str, *, found: str, allowed: str, todo: str) -> dict[str, object]:
-    return {"name": name, "reason": reason, "found": found, "allowed": allowed, "todo": todo}
+    return gx.ExpectationSuite(name=f"images of {category}", expectations=ordered(expectations))
 
 
 def _complete(params: Params, what: str) -> str:
@@ -62,7 +57,7 @@ def _file_expectations(params: Params, category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="misplaced",
             description="Every file lies where images or masks belong",
-            meta=_words(
+            meta=words(
                 "placed",
                 "Files in the wrong place",
                 found="{misplaced}",
@@ -73,7 +68,7 @@ def _file_expectations(params: Params, category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="unreadable",
             description="Every image can be read",
-            meta=_words(
+            meta=words(
                 "readable",
                 "Unreadable images",
                 found="{unreadable}",
@@ -85,7 +80,7 @@ def _file_expectations(params: Params, category: str) -> list[Any]:
             column="train_folder",
             value_set=[CLEAN_FOLDER],
             description="Only good images are in train",
-            meta=_words(
+            meta=words(
                 "only_good_in_train",
                 "Images in train that are not good",
                 found="in {folder}",
@@ -103,7 +98,7 @@ def _content_expectations(category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeUnique(
             column="content",
             description="No two images of a split have the same content",
-            meta=_words(
+            meta=words(
                 "unique_content",
                 "The same content more than once",
                 found="the same content as {twin}",
@@ -114,7 +109,7 @@ def _content_expectations(category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="also_in",
             description="No content is in two splits",
-            meta=_words(
+            meta=words(
                 "separate_splits",
                 "A leak: the same content in two splits",
                 found="in {split}; the same content in {also_in}",
@@ -139,7 +134,7 @@ def _count_expectations(params: Params, profile: CleanProfile, category: str) ->
             min_value=minimum[split],
             row_condition=Column("clean_split") == split,
             description=f"At least {minimum[split]} clean images in {split}",
-            meta=_words(
+            meta=words(
                 f"enough_{split}",
                 f"Too few clean images in {split}",
                 found=f"{profile.counts[split]} in {split}; usable clean images in all: {total} ({there})",
@@ -160,7 +155,7 @@ def _form_expectations(profile: CleanProfile) -> list[Any]:
             column=column,
             value_set=[usual],
             description=f"All images have the same {what}" + (f", {usual}" if usual else ""),
-            meta=_words(
+            meta=words(
                 f"same_{column}",
                 f"Images of another {what}",
                 found=f"{{{column}}}",
@@ -205,7 +200,7 @@ def _picture_expectations(params: Params) -> list[Any]:
             column=f"{which}_{column}",
             severity=severity,
             description=f"No {which} image is {fault.lower()}",
-            meta=_words(
+            meta=words(
                 prefix + name,
                 f"{fault} {which} images",
                 found=found,
@@ -226,7 +221,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="stray_mask",
             description="Every mask belongs to one image",
-            meta=_words(
+            meta=words(
                 "mask_has_image",
                 "Masks without an image of their own",
                 found="{stray_mask}",
@@ -237,7 +232,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="mask_fault",
             description="Every mask can be read",
-            meta=_words(
+            meta=words(
                 "mask_readable",
                 "Unreadable masks",
                 found="mask {mask_path}: {mask_fault}",
@@ -250,7 +245,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
             column_B="size",
             ignore_row_if="either_value_is_missing",
             description="Every mask is as large as its image",
-            meta=_words(
+            meta=words(
                 "mask_fits",
                 "Masks of another size than their image",
                 found="mask {mask_path} is {mask_size}, the image {size}",
@@ -261,7 +256,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
         gxe.ExpectColumnValuesToBeNull(
             column="good_mask",
             description="No good image has a mask",
-            meta=_words(
+            meta=words(
                 "no_mask_for_good",
                 "Masks for good images",
                 found="a good image with the mask {mask_path}",
@@ -274,7 +269,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
             min_value=0,
             strict_min=True,
             description="Every mask of a defect marks something",
-            meta=_words(
+            meta=words(
                 "mask_marks_defect",
                 "Empty masks of defects",
                 found="mask {mask_path} marks nothing",
@@ -286,7 +281,7 @@ def _mask_expectations(params: Params, category: str) -> list[Any]:
             column="lacks_mask",
             severity="info",
             description="Every test image of a defect has a mask",
-            meta=_words(
+            meta=words(
                 "masks_complete",
                 "Images of defects without a mask",
                 found="no mask",

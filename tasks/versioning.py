@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from aesc.errors import AescError
+from aesc.layout import list_files
 from tasks.commits import committed_bytes, find_repository
 from tasks.dvc_repo import open_repo, readable_transfer, remote_address
 from tasks.retries import retried_task
@@ -64,7 +65,7 @@ def pin_data_version(data_root: Path, category: str, content_digest: str, *, set
         version = _pinned(repo, settings)
         _require_unchanged(repo, category, settings)
         _require_committed(settings)
-        remote = _push(repo, version, settings)
+        remote = push_data(repo, version, settings)
     return DataVersion(kind="dvc", version=version, remote=remote, pushed=remote is not None)
 
 
@@ -91,9 +92,8 @@ def track_data(settings: Settings, *, message: str | None = None) -> str:
     if _is_absent(settings.data):
         raise AescError(settings.data, "there is no data to track", todo="aesc sample, or aesc import")
     with open_repo(settings) as repo:
-        (stage,) = repo.add(str(_absolute(settings, "data")))
-        version = str(stage.outs[0].hash_info.value)
-    if find_repository(settings.root) and not _is_committed(settings):
+        version = add_data(repo, settings)
+    if find_repository(settings.root) and not is_committed(settings):
         command = _COMMIT.format(message or f"Data version {version[:8]}")
         getLogger(__name__).info("%s names a new data version; to keep it: %s", POINTER, command)
     return version
@@ -116,6 +116,24 @@ def pull_data(settings: Settings) -> str:
             with readable_transfer(address, "pulled from", settings):
                 _checkout(repo, address, version, settings)
     return version
+
+
+def pinned_version(settings: Settings) -> str | None:
+    """The data version that data.dvc names; None if there is no data.dvc."""
+    if not (settings.root / POINTER).is_file():
+        return None
+    with open_repo(settings) as repo:
+        return _pinned(repo, settings)
+
+
+def ensure_data(settings: Settings) -> None:
+    """Fetch the data folder if it is missing and data.dvc names one; without data.dvc there is nothing yet: fine.
+
+    Raises:
+        AescError: the remote does not hold the version in data.dvc, or does not answer (transient).
+    """
+    if (settings.root / POINTER).is_file() and _is_absent(settings.data):
+        pull_data(settings)
 
 
 def _require_pointer(settings: Settings) -> None:
@@ -161,7 +179,7 @@ def _describe(changes: dict[str, list[str]], *, first: str) -> str:
 
 
 def _require_committed(settings: Settings) -> None:
-    if find_repository(settings.root) and not _is_committed(settings):
+    if find_repository(settings.root) and not is_committed(settings):
         raise AescError(
             settings.root / POINTER,
             "not committed to git as it is, so nobody could find this data version again",
@@ -169,8 +187,39 @@ def _require_committed(settings: Settings) -> None:
         )
 
 
-def _push(repo: Any, version: str, settings: Settings) -> str | None:
-    """The address of the remote that now holds `version`; None if no remote is configured."""
+def add_data(repo: Any, settings: Settings) -> str:
+    """Make data.dvc name what is in the data folder now; the data version. `repo` is from `open_repo`."""
+    (stage,) = repo.add(str(_absolute(settings, "data")))
+    return str(stage.outs[0].hash_info.value)
+
+
+def changed_files(settings: Settings) -> list[str]:
+    """Files below `data/` in which the data folder differs from the data.dvc of the last commit, sorted.
+
+    Without any data.dvc, neither in the folder nor in the commit, all files of the data folder.
+
+    Raises:
+        AescError: data.dvc is committed and the folder lacks it, or DVC refuses.
+    """
+    committed = committed_bytes(settings.root, POINTER) is not None
+    if not (settings.root / POINTER).is_file():
+        if committed:
+            todo = f"git checkout {POINTER}"
+            raise AescError(settings.root / POINTER, "missing, though the last commit has it", todo=todo)
+        return [f"data/{name}" for name in list_files(settings.data)] if settings.data.is_dir() else []
+    with open_repo(settings) as repo:
+        status = repo.data_status(targets=["data"], granular=True, with_renames=False)
+    kinds = [status["uncommitted"], status["committed"] if committed or not _is_absent(settings.data) else {}]
+    found = {path for kind in kinds for name, paths in kind.items() if name != "unknown" for path in paths}
+    return sorted(path for path in found if not path.endswith("/"))
+
+
+def push_data(repo: Any, version: str, settings: Settings) -> str | None:
+    """The address of the remote that now holds `version`; None if no remote is configured.
+
+    Raises:
+        AescError: the remote does not answer (transient), or does not take it.
+    """
     address = remote_address(repo)
     if address is None:
         getLogger(__name__).warning(
@@ -213,7 +262,8 @@ def _absolute(settings: Settings, name: str) -> Path:
     return settings.root.resolve() / name
 
 
-def _is_committed(settings: Settings) -> bool:
+def is_committed(settings: Settings) -> bool:
+    """Whether the last commit has data.dvc as it is now."""
     committed = committed_bytes(settings.root, POINTER)
     current = (settings.root / POINTER).read_bytes()
     # git may check text out with other line ends.

@@ -15,8 +15,10 @@ from aesc.manifest import save_manifest, scan_category
 from aesc.params import Params
 from aesc.params_file import load_params
 from tasks import validation
+from tasks.expectations import run_suite
 from tasks.validation import Failure, ValidationReport, ensure_valid, validate_data, validate_manifest
-from tasks.validation_table import tabulate
+from tasks.validation_suite import build_suite
+from tasks.validation_table import profile_clean, tabulate
 
 SIDE = 48
 # Every fault once: expectation -> {file below the category: part of what is found there}.
@@ -331,9 +333,10 @@ def test_a_manifest_whose_clean_splits_share_content_is_a_leak(drawer: Drawer, p
 def test_an_expectation_that_could_not_be_evaluated_is_no_verdict_on_the_data(drawer: Drawer, params: Params) -> None:
     drawer.category()
     table = tabulate(scan(drawer.folder.parent, params), min_std=0.01)
+    suite = build_suite(params, profile=profile_clean(table), category="widget")
 
     with pytest.raises(RuntimeError, match="unique_content could not be evaluated"):
-        validation._run_suite(table.drop(columns="content"), params, "widget")
+        run_suite(table.drop(columns="content"), suite, name="widget", index="path")
 
 
 def write_run(folder: Path, root: Path, params: Params) -> None:

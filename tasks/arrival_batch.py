@@ -1,0 +1,117 @@
+"""One folder for the arrivals of one ingest: each step writes what it came to, so that a killed one goes on there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aesc.errors import AescError
+from aesc.files import read_json, write_atomically, write_json
+from tasks.settings import Settings
+
+STATE = "batch.json"
+ACCEPTED, QUARANTINED, KNOWN = "accepted", "quarantined", "known"
+
+
+class Batch:
+    """The paths and the state of one batch."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.objects_file = self.path / "objects.parquet"
+        self.staged_file = self.path / "staged.parquet"
+        self.verdicts_file = self.path / "verdicts.parquet"
+        self.files = self.path / "files"
+
+    @property
+    def name(self) -> str:
+        """Unique within its category."""
+        return self.path.name
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Category, source, preset, and what was decided so far."""
+        found: dict[str, Any] = read_json(self.path / STATE)
+        return found
+
+    def update(self, **changes: Any) -> None:
+        """Record `changes` in the state, atomically."""
+        write_json(self.path / STATE, {**self.state, **changes})
+
+    def staged(self) -> pd.DataFrame:
+        """One row a copied arrival: key, tag, size, modified, sha256, file (a name in `files`)."""
+        return _read(self.staged_file)
+
+    def verdicts(self) -> pd.DataFrame:
+        """The staged rows with verdict, reason, detail, statistics and scores."""
+        return _read(self.verdicts_file)
+
+    def discard_files(self) -> None:
+        """Remove the copies; the record of the batch stays."""
+        shutil.rmtree(self.files, ignore_errors=True)
+
+
+def batches_folder(settings: Settings, category: str) -> Path:
+    """Where the batches of a category are."""
+    return settings.state / "arrivals" / "batches" / category
+
+
+def unfinished_batch(settings: Settings, category: str) -> Batch | None:
+    """The batch that an interrupted ingest left, if any."""
+    for path in sorted(batches_folder(settings, category).glob(f"*/{STATE}")):
+        batch = Batch(path.parent)
+        if not batch.state.get("finished"):
+            return batch
+    return None
+
+
+def new_batch(
+    settings: Settings,
+    category: str,
+    *,
+    objects: pd.DataFrame,
+    state: Mapping[str, Any],
+    fill: Callable[[Batch], None] | None = None,
+) -> Batch:
+    """Open a batch for the listed `objects` (key, tag, size, modified), with what `fill` writes into it.
+
+    The state is written last: a folder without one was never opened, and is removed here.
+
+    Raises:
+        AescError: the folder cannot be made or written.
+    """
+    for path in batches_folder(settings, category).glob("*/"):
+        if not (path / STATE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    batch = Batch(batches_folder(settings, category) / stamp)
+    try:
+        batch.files.mkdir(parents=True)
+    except OSError as error:
+        raise AescError(
+            batch.path, f"cannot be made: {error.strerror}", todo="set AESC_HOME to a writable folder"
+        ) from None
+    write_table(batch.objects_file, objects)
+    if fill is not None:
+        fill(batch)
+    write_json(batch.path / STATE, {**state, "category": category, "created": stamp, "finished": False})
+    return batch
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as Parquet, atomically."""
+    write_atomically(path, lambda file: table.to_parquet(file, index=False))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise AescError(
+            path, f"not readable: {error}", todo=f"delete it to have the step done again, or all of {path.parent}"
+        ) from None

@@ -1,0 +1,265 @@
+"""Arrivals that were not taken in: image, heatmap and reason, kept until a person decides, and what was decided."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from prefect import task
+
+from aesc.errors import AescError
+from aesc.files import read_json, write_atomically, write_json
+from tasks.arrival_batch import ACCEPTED, QUARANTINED, Batch, new_batch, write_table
+from tasks.arrival_suite import OTHER_FORMAT, OTHER_SIZE, UNREADABLE
+from tasks.judging import SAME_CONTENT, open_gate
+from tasks.pages import render_template
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from aesc.detector import Detector
+
+RECORD = "reason.json"
+HEATMAP, PREVIEW = "heatmap.png", "preview.png"
+HELD, REJECTED = "held", "rejected"
+SHOWN = 500  # on the page; the folder and `aesc quarantine list` have all
+_PREVIEW_SIDE = 256
+
+
+def quarantine_folder(settings: Settings, category: str) -> Path:
+    """Where the quarantined arrivals of a category are."""
+    return settings.state / "quarantine" / category
+
+
+@task(task_run_name="quarantine arrivals of {category}")
+def quarantine_arrivals(category: str, batch_folder: str, params_file: str) -> int:
+    """Keep what a batch does not take in, and draw the page; how many. Safe to repeat."""
+    settings, batch = Settings(), Batch(batch_folder)
+    verdicts = batch.verdicts()
+    held = verdicts[verdicts["verdict"] == QUARANTINED]
+    folder = quarantine_folder(settings, category)
+    missing = [row for row in held.to_dict("records") if not (folder / entry_id(row, batch.state["source"])).is_dir()]
+    if missing:
+        detector, _ = open_gate(category, settings)
+        for row in missing:
+            _keep({str(key): value for key, value in row.items()}, batch, folder, detector)
+    if missing or not (folder / "index.html").is_file():
+        write_page(settings, category)
+    return len(held)
+
+
+def entry_id(row: Any, source: str) -> str:
+    """What an entry is called: the same arrival has the same name in every run."""
+    content = f"{row['sha256']} {source} {row['key']}"
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | None) -> None:
+    """Make an entry in one step: it is whole or it is not there."""
+    state = batch.state
+    name = entry_id(row, state["source"])
+    unfinished = folder / f".{name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        image = unfinished / f"image{Path(row['file']).suffix}"
+        shutil.copyfile(batch.files / row["file"], image)
+        picture = _picture(image, unfinished, row, detector)
+        record = {
+            "id": name,
+            "status": HELD,
+            "category": state["category"],
+            "source": state["source"],
+            "key": row["key"],
+            "modified": row["modified"],
+            "batch": batch.name,
+            "held_at": _now(),
+            "sha256": row["sha256"],
+            "reason": row["reason"],
+            "detail": row["detail"],
+            "twin": row["twin"] or None,
+            "residual": _number(row["residual"]),
+            "uncertainty": _number(row["uncertainty"]),
+            "gate": state.get("gate", ""),
+            "image": image.name,
+            "picture": picture,
+            "decisions": [],
+        }
+        write_json(unfinished / RECORD, record)
+        unfinished.replace(folder / name)
+    except OSError as error:
+        raise AescError(
+            folder / name,
+            f"could not be written: {error.strerror or error}",
+            allowed="a writable folder with free space",
+            todo="free some space or mend the permissions, then run the same command again",
+        ) from error
+
+
+def _picture(image: Path, folder: Path, row: dict[str, Any], detector: Detector | None) -> str | None:
+    """Draw the heatmap, or a preview where there is no champion; the file's name, None for an unreadable image."""
+    from PIL import Image as PillowImage
+
+    from aesc.images import read_image, to_network_input
+    from tasks.heatmaps import write_heatmap
+
+    limit = detector.operating_point.max_megapixels if detector else 100.0
+    try:
+        decoded = read_image(image, max_megapixels=limit)
+    except AescError:
+        return None
+    if detector:
+        prediction = detector.predict(decoded)
+        shown = "uncertainty" if row["detail"].startswith("uncertainty") else None
+        write_heatmap(prediction, detector, folder / HEATMAP, strategy=shown)  # type: ignore[arg-type]
+        return HEATMAP
+    pixels = to_network_input(decoded, size=_PREVIEW_SIDE, channels=3)
+    write_atomically(folder / PREVIEW, lambda path: PillowImage.fromarray(pixels).save(path, format="PNG"))
+    return PREVIEW
+
+
+def entries(settings: Settings, *, category: str | None = None) -> list[dict[str, Any]]:
+    """The records of all entries, the newest first."""
+    pattern = f"{category or '*'}/*/{RECORD}"
+    found = [
+        read_json(path)
+        for path in (settings.state / "quarantine").glob(pattern)
+        if not path.parent.name.startswith(".")
+    ]
+    return sorted(found, key=lambda record: (record["held_at"], record["id"]), reverse=True)
+
+
+def find_entry(settings: Settings, name: str) -> dict[str, Any]:
+    """The record of the entry whose id is, or begins with, `name`.
+
+    Raises:
+        AescError: none, or several.
+    """
+    found = []
+    if re.fullmatch(r"[0-9a-f]{4,12}", name):
+        found = [read_json(path) for path in (settings.state / "quarantine").glob(f"*/{name}*/{RECORD}")]
+    if len(found) != 1:
+        raise AescError(
+            f"quarantine entry {name}",
+            "no such entry" if not found else f"{len(found)} entries begin like this",
+            allowed="the id of an entry, or its first digits (at least 4)",
+            todo="aesc quarantine list",
+            usage=True,
+        )
+    record: dict[str, Any] = found[0]
+    return record
+
+
+def entry_folder(settings: Settings, record: dict[str, Any]) -> Path:
+    """Where an entry's files are."""
+    return quarantine_folder(settings, record["category"]) / str(record["id"])
+
+
+def require_acceptable(record: dict[str, Any]) -> None:
+    """Stop if the data could not be trained on with this entry among it, whoever accepts it."""
+    same_content = str(record["detail"]).startswith(SAME_CONTENT)
+    if record["reason"] in (UNREADABLE, OTHER_SIZE, OTHER_FORMAT) or same_content:
+        raise AescError(
+            f"quarantine entry {record['id']}",
+            f"{record['reason'].replace('_', ' ')}: {record['detail']}",
+            allowed="an image of the category's size and pixel format whose content is not in the data yet",
+            todo="export the image again and let it arrive anew; reject this entry",
+            usage=True,
+        )
+
+
+def require_undecided(record: dict[str, Any]) -> None:
+    """Stop if a person has accepted or rejected the entry before."""
+    if record["status"] != HELD:
+        last = record["decisions"][-1]
+        raise AescError(
+            f"quarantine entry {record['id']}",
+            f"already {record['status']} by {last['by']} at {last['at']}: {last['why']}",
+            allowed="an entry that is held",
+            todo="aesc quarantine list",
+            usage=True,
+        )
+
+
+def decide(settings: Settings, record: dict[str, Any], status: str, *, by: str, why: str) -> dict[str, Any]:
+    """Record what a person decided, and draw the page anew; the new record."""
+    if record["status"] == status:  # a repetition after a crash
+        return record
+    decision = {"decision": status, "by": by, "why": why, "at": _now()}
+    changed = {**record, "status": status, "decisions": [*record["decisions"], decision]}
+    write_json(entry_folder(settings, record) / RECORD, changed)
+    write_page(settings, record["category"])
+    return changed
+
+
+def release(settings: Settings, records: list[dict[str, Any]], *, by: str, why: str, preset: str) -> Batch:
+    """A batch that takes entries in, the same way as any arrival that was accepted.
+
+    The entries' status changes when the batch has ended, so an interrupted one leaves them held.
+    """
+    (category,) = {record["category"] for record in records}
+    rows = [
+        {
+            "key": record["key"],
+            "tag": f"quarantine {record['id']}",
+            "size": (entry_folder(settings, record) / record["image"]).stat().st_size,
+            "modified": record["modified"],
+            "sha256": record["sha256"],
+            "file": f"{record['id']}{Path(record['image']).suffix}",
+            "verdict": ACCEPTED,
+            "reason": "",
+            "detail": f"accepted by {by}: {why}",
+            "twin": "",
+        }
+        for record in records
+    ]
+    table = pd.DataFrame(rows)
+    gate = f"overruled by {by}: {why}"
+    state = {"source": "quarantine", "listed": len(rows), "new": len(rows), "gate": gate, "by": by, "why": why}
+    objects = table[["key", "tag", "size", "modified"]]
+
+    def fill(batch: Batch) -> None:
+        for record, row in zip(records, rows, strict=True):
+            shutil.copyfile(entry_folder(settings, record) / record["image"], batch.files / str(row["file"]))
+        write_table(batch.staged_file, table[[*objects.columns, "sha256", "file"]])
+        write_table(batch.verdicts_file, table)
+
+    return new_batch(
+        settings, category, objects=objects, state={**state, "preset": preset, "released": True}, fill=fill
+    )
+
+
+def finish_release(settings: Settings, batch: Batch) -> None:
+    """Mark the entries of a batch from `release` as accepted. Safe to repeat."""
+    state = batch.state
+    for file in batch.verdicts()["file"]:
+        decide(settings, find_entry(settings, Path(file).stem), ACCEPTED, by=state["by"], why=state["why"])
+
+
+def write_page(settings: Settings, category: str) -> Path:
+    """Draw the page that lists a category's quarantine; its path."""
+    found = entries(settings, category=category)
+    path = quarantine_folder(settings, category) / "index.html"
+    page = render_template(
+        "quarantine.html.j2", category=category, entries=found[:SHOWN], total=len(found), counts=dict(_counts(found))
+    )
+    write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _counts(found: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    for status in (HELD, ACCEPTED, REJECTED):
+        yield status, sum(record["status"] == status for record in found)
+
+
+def _number(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,183 @@
+"""Whether what was taken in is worth a retraining: a rule of the parameters, and the event that starts one.
+
+New images are those that the newest version was not made from, whether it was promoted or not: a retraining that was
+done is not asked for again. The champion's age counts as long as no younger version waits to take its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+
+from aesc.params import Arrivals, Params
+from tasks.retries import retried_task
+from tasks.settings import Settings
+from tasks.staging import ledger_of
+from tasks.training import slug
+
+LOGGER = logging.getLogger("aesc")
+EVENT = "aesc.data.accepted"
+_EVENTS = uuid.UUID("6a0c9d50-6d0e-4f0e-9a55-8f2f6f6c2a11")  # namespace: one occasion, one event, however often said
+
+
+@dataclass(frozen=True)
+class RetrainingDecision:
+    """The decision and its numbers.
+
+    Attributes:
+        worth: whether to retrain.
+        reason: why, or why not, in words.
+        kind: which rule said yes: "images", "share", "age"; "" for no.
+        new_images, trained_images: clean images that the newest version was not, and was, made from.
+        newest_version, champion_version: None where there is none.
+        champion_days: the champion's age.
+    """
+
+    worth: bool
+    reason: str
+    kind: str
+    new_images: int
+    trained_images: int
+    newest_version: str | None
+    champion_version: str | None
+    champion_days: float | None
+
+
+def decide_retraining(
+    rule: Arrivals,
+    *,
+    clean: set[str],
+    trained: set[str],
+    newest_version: str | None,
+    champion_version: str | None,
+    champion_days: float | None,
+    newest_days: float | None,
+) -> RetrainingDecision:
+    """Apply the rule.
+
+    Args:
+        clean: sha256 of the clean images that there are now.
+        trained: of those that the newest version was made from.
+        newest_version, champion_version: their numbers, None where there is none.
+        champion_days, newest_days: their ages.
+    """
+    new = len(clean - trained)
+    share = new / len(trained) if trained else 1.0
+    counted = f"{new} new clean images of {len(clean)}"
+    wanted = f"{rule.retrain_images} (arrivals.retrain_images) or {rule.retrain_share:.0%} (arrivals.retrain_share)"
+    kind, reason = "", f"{counted}, {share:.0%} of the {len(trained)} of version {newest_version}; wanted {wanted}"
+    if newest_version is None:
+        reason = f"{counted}, and no version yet; wanted {rule.retrain_images} (arrivals.retrain_images)"
+    if new >= rule.retrain_images:
+        kind = "images"
+    elif newest_version is not None and new and share >= rule.retrain_share:
+        kind = "share"
+    elif champion_days is not None and newest_days is not None and newest_days >= rule.retrain_days:
+        kind = "age"
+        reason = (
+            f"the champion is {champion_days:.1f} days old and no version is younger than "
+            f"{rule.retrain_days:g} days (arrivals.retrain_days); {counted}"
+        )
+    return RetrainingDecision(
+        worth=bool(kind),
+        reason=reason,
+        kind=kind,
+        new_images=new,
+        trained_images=len(trained),
+        newest_version=newest_version,
+        champion_version=champion_version,
+        champion_days=champion_days,
+    )
+
+
+@retried_task(task_run_name="decide on retraining {category}")
+def announce_retraining(category: str, data_root: str, params_file: str, preset: str) -> dict[str, Any]:
+    """Decide, say so in an artifact, and emit `aesc.data.accepted` if it is worth it; the decision as a dictionary.
+
+    On the same data version, version and ground the event is emitted once.
+    """
+    from aesc.params_file import load_params
+    from tasks.versioning import pinned_version
+
+    settings = Settings()
+    params = load_params(Path(params_file), preset=preset, category=category)
+    decision = _decide(category, Path(data_root), params, settings)
+    version = pinned_version(settings) or "none"
+    occasion = (category, version, decision.newest_version or "none", decision.kind)
+    ledger = ledger_of(settings)
+    announced = decision.worth and ledger.was_announced(*occasion)
+    if decision.worth and not announced:
+        emit_event(
+            EVENT,
+            resource={"prefect.resource.id": f"aesc.category.{category}", "prefect.resource.name": category},
+            payload={
+                "category": category,
+                "preset": preset,
+                "data_version": version,
+                "new_images": decision.new_images,
+                "reason": decision.reason,
+            },
+            id=uuid.uuid5(_EVENTS, "\n".join(occasion)),
+        )
+        ledger.announce(*occasion, datetime.now(UTC).isoformat(timespec="seconds"))
+    LOGGER.info("retraining %s: %s", "is worth it" if decision.worth else "is not worth it yet", decision.reason)
+    create_markdown_artifact(
+        markdown=_markdown(category, decision, version, announced=announced),
+        key=f"retraining-{slug(category)}",
+        description=f"is retraining {category} worth it",
+    )
+    return {**asdict(decision), "event": EVENT if decision.worth and not announced else None, "data_version": version}
+
+
+def _decide(category: str, data_root: Path, params: Params, settings: Settings) -> RetrainingDecision:
+    from aesc.layout import CLEAN_FOLDER
+    from aesc.manifest import scan_category
+    from tasks.lineage import age_in_days, clean_images_of
+    from tasks.registry import CHAMPION, find_version, newest_version
+
+    clean: set[str] = set()
+    if (data_root / category / CLEAN_FOLDER).is_dir() and any((data_root / category / CLEAN_FOLDER).iterdir()):
+        manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache)
+        clean = set(manifest.loc[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == ""), "sha256"])
+    newest, champion = newest_version(category), find_version(category, CHAMPION)
+    return decide_retraining(
+        params.arrivals,
+        clean=clean,
+        trained=clean_images_of(newest) if newest else set(),
+        newest_version=newest.version if newest else None,
+        champion_version=champion.version if champion else None,
+        champion_days=age_in_days(champion) if champion else None,
+        newest_days=age_in_days(newest) if newest else None,
+    )
+
+
+def _markdown(category: str, decision: RetrainingDecision, version: str, *, announced: bool) -> str:
+    answer = "yes" if decision.worth else "no"
+    if announced:
+        answer = "yes, and it was asked for before on these grounds"
+    days = "none" if decision.champion_days is None else f"{decision.champion_days:.2f} days"
+    return "\n".join(
+        [
+            f"# Retraining {category}: {answer}",
+            "",
+            decision.reason + ".",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| new clean images | {decision.new_images} |",
+            f"| images that the newest version was made from | {decision.trained_images} |",
+            f"| newest version | {decision.newest_version or 'none'} |",
+            f"| champion | {decision.champion_version or 'none'} |",
+            f"| champion's age | {days} |",
+            f"| data version | `{version}` |",
+            f"| event | {'`' + EVENT + '`' if decision.worth and not announced else 'none'} |",
+            "",
+        ]
+    )
