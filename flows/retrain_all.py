@@ -6,7 +6,6 @@ This flow only waits. It must not sit on the pool that its runs need: a GPU's wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from prefect.deployments import arun_deployment
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
-from aesc.manifest import list_categories, require_category
+from aesc.manifest import list_categories
 from tasks.registry import made_by
 from tasks.settings import Settings, prepare_environment
 
@@ -64,8 +63,6 @@ async def retrain_all(categories: list[str] | None = None, preset: str = "quick"
     names = list(dict.fromkeys(categories or list_categories(settings.data)))
     if not names:
         raise AescError(settings.data, "no categories", todo="bring one in: aesc import FOLDER")
-    for name in names:
-        require_category(settings.data, name)
     rows = await asyncio.gather(*(_retrain(name, preset) for name in names))
     table = [asdict(row) for row in rows]
     failed = [row for row in rows if not row.ok]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from filelock import BaseFileLock
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from aesc.files import write_json
 from aesc.params_file import load_params
@@ -18,7 +17,7 @@ from tasks.settings import Settings
 
 
 # Never from a cache, which a flow run that is started again would have if results are kept: the lock must be taken.
-@task(task_run_name="prepare {category}", cache_policy=NO_CACHE)
+@task(task_run_name="prepare {category}", refresh_cache=True)
 def prepare_run(
     category: str, *, preset: str, data_root: str, params_file: str, overrides: Sequence[str], resume: str
 ) -> str:

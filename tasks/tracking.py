@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
@@ -38,8 +39,14 @@ def client() -> MlflowClient:
     """A client of the tracking server or sqlite file that the environment names."""
     from mlflow import MlflowClient
 
-    uri = Settings().mlflow_uri
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    settings = Settings()
+    uri = settings.mlflow_uri
+    if not uri.startswith("sqlite:"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    # The first client makes the tables; two at once, in runs of two categories, would make them half each.
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.state / "mlflow.lock"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def experiment_name(category: str) -> str:
