@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ import pytest
 
 from tests import servers
 from tests.clones import CATEGORY, PRESET, make_clone
+from tests.prefects import asked_for, prefect, prefect_client
 from tests.repositories import git
-from tests.servers import Server, clean_environment, executable
+from tests.servers import Server
 
 pytestmark = pytest.mark.integration
 
@@ -75,34 +73,14 @@ def finished(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def seen(server: Server) -> dict[str, Any]:
-    from prefect import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
-        (run,) = [run for run in client.read_flow_runs() if not run.auto_scheduled]  # not next week's
+    with prefect_client(server) as client:
+        (run,) = asked_for(client)
         return {
             "flow_run": run,
             "task_runs": client.read_task_runs(),
             "artifacts": {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key},
             "logs": client.read_logs(limit=200),
         }
-
-
-def prefect(env: Mapping[str, str], folder: Path, *arguments: str, log: Path | None = None) -> str:
-    """Run the Prefect CLI, with nobody to answer a question; what it printed."""
-    done = subprocess.run(
-        [str(executable("prefect")), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder,
-        env=clean_environment() | {"PATH": os.environ["PATH"], "COLUMNS": "200", **env},
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + (log.read_text(encoding="utf-8") if log else "")
-    return done.stdout
 
 
 def test_a_deployment_is_made_wherever_the_clone_lies(finished: Finished) -> None:
