@@ -19,6 +19,7 @@ class Stream(IntEnum):
     MC_DROPOUT = 5
     HELD_OUT = 6
     BOOTSTRAP = 7
+    DRILL = 8
 
 
 def derive_seed(seed: int, stream: Stream, *path: int) -> int:

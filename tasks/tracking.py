@@ -11,6 +11,7 @@ import logging
 import platform
 import time
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,36 @@ def log_run(run: RunFolder) -> str:
     for folder in (run.validation, run.figures, run.detector):
         tracking.log_artifacts(run_id, str(folder), folder.name)
     return str(run_id)
+
+
+def log_report(
+    category: str, *, kind: str, metrics: dict[str, float], tags: dict[str, str], files: Sequence[Path]
+) -> str:
+    """Write a finished measurement of a registered model as an MLflow run of its own; its run id.
+
+    Raises:
+        AescError: MLflow cannot be reached.
+    """
+    from mlflow.entities import Metric, RunTag
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        tracking = client()
+        name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}-{kind}"
+        run_id = str(tracking.create_run(_experiment(tracking, category), run_name=name).info.run_id)
+        now = int(time.time() * 1000)
+        tracking.log_batch(
+            run_id,
+            metrics=[Metric(f"{kind}.{key}", value, now, 0) for key, value in metrics.items()],
+            tags=[RunTag(key, value) for key, value in {"category": category, "kind": kind, **tags}.items()],
+        )
+        for path in files:
+            tracking.log_artifact(run_id, str(path))
+        tracking.set_terminated(run_id, "FINISHED")
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+    return run_id
 
 
 def finish_run(run: RunFolder) -> None:

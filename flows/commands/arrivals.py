@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.shell import AnyCategory, Json, ParamsFile, Preset, Report, command
+from flows.commands.shell import AnyCategory, Category, DataFolder, Json, ParamsFile, Preset, Report, command
 
 quarantine_app = typer.Typer(
     help="Arrivals that were not taken in: look at them, and accept or reject them.",
@@ -58,7 +58,7 @@ def ingest(
     start_embedded_server()
     value: dict[str, Any] = flow(
         category,
-        source=source if source is None or "://" in source else str(Path(source).expanduser().absolute()),
+        source=source if source is None or "://" in source else str(Path(source).expanduser().resolve()),
         preset=preset,
         params_file=str(params_file.resolve()) if params_file else None,
     )
@@ -86,6 +86,58 @@ def _lines(report: dict[str, Any]) -> str:
     lines.append(f"  retraining    {'yes' if retraining['worth'] else 'not yet'}: {retraining['reason']}")
     if report["quarantine_page"]:
         lines.append(f"  page          {report['quarantine_page']}")
+    return "\n".join(lines)
+
+
+@command
+def drill(
+    category: Category,
+    data: DataFolder = None,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=0.999, help="Defective share of the arrivals [default: all there are]"),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Alias or version number.")] = "champion",
+    preset: Preset = "quick",
+    params_file: ParamsFile = None,
+    as_json: Json = False,
+) -> Report:
+    """Poison drill: send defective test images in as if they were clean, in a scratch copy, and count what is caught.
+
+    Without defective test images synthetic defects are drawn on clean ones, and the report says so.
+
+    Example: `aesc drill --category bottle --data ~/mvtec --share 0.2`
+    """
+    from aesc.manifest import require_category
+    from aesc.params_file import load_params
+    from tasks.settings import Settings, prepare_environment
+
+    settings = Settings()
+    params = load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
+    root = (data or settings.data).resolve()
+    require_category(root, category)
+    prepare_environment(settings)
+
+    from tasks.drill import run_drill
+
+    value = run_drill(category, data_root=root, params=params, settings=settings, share=share, model=model)
+    return Report(value, _drill_table(value))
+
+
+def _drill_table(value: dict[str, Any]) -> str:
+    lines = [f"{'sent as clean':20} {'images':>6} {'held':>6} {'taken in':>8}  why"]
+    for row in value["table"]:
+        why = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in row["reasons"].items())
+        lines.append(f"{row['defect']:20} {row['images']:6} {row['held']:6} {row['taken_in']:8}  {why}")
+    caught, held = value["caught_rate"], value["clean_held_rate"]
+    lines.append(
+        f"caught {value['caught']} of {value['poison']} defective ({caught['low']:.0%} to {caught['high']:.0%}), "
+        f"missed {value['missed']}; held {value['clean_held']} of {value['clean']} clean "
+        f"({held['low']:.0%} to {held['high']:.0%}); by {value['model']}"
+    )
+    if value["synthetic_defects"]:
+        lines.append("there are no defective test images: the defects were drawn on clean ones")
+    lines.append(f"clean arrivals: {value['clean_images_are']}; MLflow run {value['mlflow_run_id']}")
     return "\n".join(lines)
 
 
