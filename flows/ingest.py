@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from aesc.errors import AescError
+from flows.timing import timed
 from tasks.acceptance import accept_arrivals
 from tasks.arrival_batch import unfinished_batch
 from tasks.arrivals import arriving_categories
@@ -117,11 +118,18 @@ def _ingest(category: str, source: str, *, preset: str, params_file: str, settin
 
 def process_batch(category: str, batch: str, *, params_file: str, settings: Settings) -> dict[str, Any]:
     """Bring a batch to its end, from wherever it is; its report."""
-    stage_arrivals(category, batch)
-    judge_arrivals(category, str(settings.data), batch, params_file)
-    quarantine_arrivals(category, batch, params_file)
-    accept_arrivals(category, batch)
-    return finish_batch(category, batch)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "copy"):
+        stage_arrivals(category, batch)
+    with timed(seconds, "judge"):
+        judge_arrivals(category, str(settings.data), batch, params_file)
+    with timed(seconds, "quarantine"):
+        quarantine_arrivals(category, batch, params_file)
+    with timed(seconds, "accept"):
+        accept_arrivals(category, batch)
+    with timed(seconds, "finish"):
+        report = finish_batch(category, batch)
+    return {**report, "seconds": seconds}
 
 
 @contextmanager

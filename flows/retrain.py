@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,6 +12,7 @@ from prefect import flow, get_client, tags
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
+from flows.timing import timed
 from tasks.calibration import calibrate_threshold, draw_figures
 from tasks.data_lock import DATA, hold
 from tasks.evaluation import evaluate_detector
@@ -72,7 +71,7 @@ def retrain(
         run_folder = None
         try:
             with hold(DATA, settings):  # from the listing to the pin an ingest must not change the data
-                with _timed(seconds, "prepare"):
+                with timed(seconds, "prepare"):
                     run_folder = prepare_run(
                         category,
                         preset=preset,
@@ -82,20 +81,20 @@ def retrain(
                         resume=resume,
                     )
                 run = RunFolder(run_folder)
-                with _timed(seconds, "validate"):
+                with timed(seconds, "validate"):
                     validate_data(category, data_root, run_folder)
-                with _timed(seconds, "pin"):
+                with timed(seconds, "pin"):
                     check_stores(category)
                     pin_version(category, data_root, run_folder)
-            with _timed(seconds, "train"):
+            with timed(seconds, "train"):
                 train_network(category, data_root, run_folder)
-            with _timed(seconds, "evaluate"):
+            with timed(seconds, "evaluate"):
                 evaluate_detector(category, data_root, run_folder)
-            with _timed(seconds, "calibrate"):
+            with timed(seconds, "calibrate"):
                 calibrate_threshold(category, run_folder)
                 draw_figures(category, run_folder)
             run.update(seconds=seconds)
-            with _timed(seconds, "register"):
+            with timed(seconds, "register"):
                 register_model(category, run_folder)
             run.update(seconds=seconds)
             publish_summary(category, run_folder)
@@ -121,12 +120,3 @@ def _tag_flow_run(*names: str) -> None:
     if run_id := flow_run.id:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(run_id), tags=sorted({*flow_run.tags, *names}))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    LOGGER.info("%s ...", name)
-    began = time.monotonic()
-    yield
-    seconds[name] = round(time.monotonic() - began, 2)
-    LOGGER.info("%s: %.1f s", name, seconds[name])

@@ -54,7 +54,12 @@ def combine(category: str, source: str, batches: list[dict[str, Any]]) -> dict[s
         "reasons": dict(reasons),
         **last,
         "batches": [report["batch"] for report in batches],
+        "seconds": {stage: sum(report["seconds"][stage] for report in batches) for stage in _stages(batches)},
     }
+
+
+def _stages(batches: list[dict[str, Any]]) -> list[str]:
+    return list(batches[0]["seconds"]) if batches else []
 
 
 def report_of(category: str, batch: Batch, settings: Settings) -> dict[str, Any]:
