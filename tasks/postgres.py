@@ -81,12 +81,15 @@ def _make_database(url: URL, name: str) -> None:
     try:
         _connect(url, name).close()
         return
-    except psycopg2.OperationalError:
-        pass  # It is missing, or nothing answers at all: the attempt to make it says which.
+    except psycopg2.OperationalError as error:
+        refusal = _refusal(url, error)  # It is missing, closed to this user, or nothing answers at all.
     try:
         with closing(_connect(url, url.database or _MAINTENANCE)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+                if cursor.fetchone():
+                    raise refusal
                 cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except (errors.DuplicateDatabase, errors.UniqueViolation):
         pass  # Somebody else was as quick. Whether it can be used, the next line finds out.

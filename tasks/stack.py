@@ -211,7 +211,12 @@ def launches(stack: Stack, databases: Databases, gpus: Sequence[str]) -> dict[st
         ),
         PREFECT: Launch(
             (str(executable("prefect")), "server", "start", "--host", HOST, "--port", port[PREFECT]),
-            {**home, **no_proxy, "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.prefect},
+            {
+                **(home | no_proxy),
+                "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.prefect,
+                "PREFECT_SERVER_UI_API_URL": clients["PREFECT_API_URL"],  # the pages would ask port 4200
+                "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            },
         ),
     }
     for index, (name, pool) in enumerate(stack.workers.items(), start=-1):

@@ -51,6 +51,9 @@ class Process(NamedTuple):
 def configuration(stack: Stack) -> str:
     """supervisord.conf: names and paths, no secret.
 
+    Its paths are relative to the state's folder where they can be: supervisord expands some values twice, so that a %
+    in a path cannot be escaped.
+
     Raises:
         AescError: the path of the state cannot be written into it.
     """
@@ -61,14 +64,14 @@ def configuration(stack: Stack) -> str:
     root = ["user=root"] if os.geteuid() == 0 else []  # without it supervisord warns that it runs as root
     lines = [
         "[supervisord]",
-        "logfile=%(here)s/supervisord.log",
+        "logfile=supervisord.log",
         "logfile_maxbytes=5MB",
         "logfile_backups=1",
-        "pidfile=%(here)s/supervisord.pid",
-        "childlogdir=%(here)s/logs",
+        "pidfile=supervisord.pid",
+        "childlogdir=logs",
         *root,
         "[unix_http_server]",
-        f"file={_escape(_socket(stack))}",
+        f"file={_escape(os.path.relpath(_socket(stack), stack.folder) if _is_inside(stack) else _socket(stack))}",
         "chmod=0700",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
@@ -89,7 +92,7 @@ def configuration(stack: Stack) -> str:
             "stopasgroup=true",
             "killasgroup=true",
             "redirect_stderr=true",
-            f"stdout_logfile=%(here)s/logs/{name}.log",
+            f"stdout_logfile=logs/{name}.log",
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=2",
         ]
@@ -108,7 +111,7 @@ def start_supervisor(stack: Stack) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ELSEWHERE)}
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configured)],
-        cwd=stack.folder,  # the paths of the parts' files are relative to it
+        cwd=stack.folder,  # the paths of the configuration are relative to it
         env=kept | {MARK: str(stack.folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -176,7 +179,7 @@ def stop_stack(stack: Stack) -> list[str]:
     # A socket that something removed, or a supervisor that was killed, must not keep the stack alive.
     psutil.wait_procs(_of_stack(stack, "supervisord"), timeout=_WORKER_SECONDS + _SERVER_SECONDS + 15)
     stop_strays(stack)
-    if stack.sockets.parent != stack.folder:
+    if not _is_inside(stack):
         shutil.rmtree(stack.sockets, ignore_errors=True)
     return ran
 
@@ -221,6 +224,10 @@ def _of_stack(stack: Stack, program: str = "") -> list[Any]:
 
 def _group(stack: Stack, name: str) -> str:
     return "workers" if name in stack.workers else "servers"
+
+
+def _is_inside(stack: Stack) -> bool:
+    return stack.sockets.parent == stack.folder
 
 
 def _socket(stack: Stack) -> Path:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,13 +21,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
 
+from tasks.ports import free_ports
 from tasks.settings import QUIET
+from tasks.stack import WEED_PORTS, executable, s3_identity, weed_command
 
 BUCKETS = ("mlflow", "dvc")
+POSTGRES_PASSWORD = "p@ss:w/rd%1"  # each of these must be escaped in a URL
 ACCESS_KEY, SECRET_KEY = "aesctestkey", "aesc-test-secret"
 READER = {"AWS_ACCESS_KEY_ID": "aescreaderkey", "AWS_SECRET_ACCESS_KEY": "aesc-reader-secret"}  # may not write
 _FOREIGN = ("AESC_", "AWS_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
@@ -62,11 +67,10 @@ def s3_server(folder: Path, *, buckets: Sequence[str] = BUCKETS) -> Iterator[Ser
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
     identities = folder / "s3.json"
-    owner = _identity("owner", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"])
-    reader = _identity("reader", *READER.values(), ["Read", "List"])
+    owner = s3_identity("owner", ACCESS_KEY, SECRET_KEY, actions=("Admin", "Read", "Write", "List", "Tagging"))
+    reader = s3_identity("reader", *READER.values(), actions=("Read", "List"))
     identities.write_text(json.dumps({"identities": [owner, reader]}), encoding="utf-8")
-    names = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc")]
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(WEED_PORTS, free_ports(len(WEED_PORTS)), strict=True))
     url = f"http://127.0.0.1:{ports['s3.port']}"
     env = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -77,20 +81,9 @@ def s3_server(folder: Path, *, buckets: Sequence[str] = BUCKETS) -> Iterator[Ser
     }
     # The path of a Unix socket must be shorter than the folders that pytest makes.
     with tempfile.TemporaryDirectory(prefix="weed") as sockets:
-        command = [
-            str(weed),
-            f"-logdir={folder}",
-            "mini",
-            f"-dir={folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            f"-s3.config={identities}",
-            f"-bucket={','.join(buckets)}",
-            f"-s3.localSocket={sockets}/s3",
-            f"-filer.localSocket={sockets}/filer",
-            *(f"-{name}={port}" for name, port in ports.items()),
-            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
-        ]
+        command = weed_command(
+            folder / "data", identities=identities, buckets=buckets, ports=ports, sockets=Path(sockets)
+        )
         with _process(command, folder / "weed.log", ready=lambda _: _has_buckets(env, buckets), timeout=60) as pid:
             yield Server(url, env, folder / "weed.log", pid)
 
@@ -143,9 +136,59 @@ def prefect_worker(folder: Path, pool: str, env: Mapping[str, str], *, cwd: Path
         yield Server("", dict(env), log, pid)
 
 
-def executable(name: str) -> Path:
-    """The command `name` of the environment that runs the tests."""
-    return Path(sys.executable).parent / (f"{name}.exe" if os.name == "nt" else name)
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[Server]:
+    """PostgreSQL with one user, `owner`; `url` holds the password. Skips the test where it is not installed."""
+    found = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), reverse=True)]
+    initdb = next(filter(None, found), None)
+    if initdb is None:
+        pytest.skip(
+            "no PostgreSQL: there is no initdb on PATH or in /usr/lib/postgresql (Debian: apt install postgresql)"
+        )
+    user = _postgres_user()
+    (port,) = free_ports(1)
+    # Not in `folder`: what pytest makes is closed to other users, and root may not run PostgreSQL. The name is short
+    # for the sake of the Unix socket.
+    with tempfile.TemporaryDirectory(prefix="pg") as place:
+        data, log, secret = Path(place) / "data", Path(place) / "log", Path(place) / "secret"
+        secret.write_text(POSTGRES_PASSWORD, encoding="utf-8")
+        if user:
+            for path in (Path(place), secret):
+                shutil.chown(path, user)
+
+        def run(program: str, *arguments: str) -> None:
+            done = subprocess.run(
+                [str(Path(initdb).resolve().parent / program), "-D", str(data), *arguments],
+                cwd=place,
+                user=user,
+                stdin=subprocess.DEVNULL,
+                stdout=log.open("ab"),
+                stderr=subprocess.STDOUT,
+                timeout=120,
+                check=False,
+            )
+            if done.returncode:
+                pytest.fail(f"{program} ended with {done.returncode}:\n{_tail(log)}")
+
+        run("initdb", "--auth=scram-sha-256", "--username=owner", f"--pwfile={secret}", "--encoding=UTF8", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place} -c fsync=off"
+        run("pg_ctl", "-w", "-l", str(data / "server.log"), "-o", options, "start")
+        try:
+            pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+            url = f"postgresql://owner:{quote(POSTGRES_PASSWORD, safe='')}@127.0.0.1:{port}"
+            yield Server(url, {"AESC_POSTGRES": url}, data / "server.log", pid)
+        finally:
+            run("pg_ctl", "-w", "-m", "fast", "stop")
+
+
+def _postgres_user() -> str | None:
+    """Whom PostgreSQL runs as: root may not."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    pytest.skip("no PostgreSQL: root may not run it, and there is no user postgres or nobody")
 
 
 def processes(**environment: str) -> list[str]:
@@ -157,18 +200,6 @@ def processes(**environment: str) -> list[str]:
             if all(own.get(key) == value for key, value in environment.items()):
                 found.append(" ".join(process.cmdline()))
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def clean_environment() -> dict[str, str]:
@@ -227,10 +258,6 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
-    return {"name": name, "credentials": [{"accessKey": access_key, "secretKey": secret_key}], "actions": actions}
 
 
 def _has_buckets(env: Mapping[str, str], buckets: Sequence[str]) -> bool:
