@@ -17,7 +17,10 @@ from tests.commands import Project
 from tests.flows.conftest import Imports
 from tests.repositories import ROOT, git, make_project
 
-COMMANDS = ("sample", "import", "validate", "params", "retrain", "register", "inspect")
+COMMANDS = (
+    *("sample", "import", "validate", "params", "retrain", "register", "inspect"),
+    *("up", "status", "down", "env", "deploy"),
+)
 HEAVY = ("dvc", "great_expectations", "matplotlib", "mlflow", "numpy", "pandas", "prefect", "torch")
 
 
