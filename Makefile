@@ -43,6 +43,9 @@ format: $(STAMP) ## let ruff mend what it can
 bench: $(STAMP) ## measurements, one JSON line each
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-clean: ## remove runs, caches and databases; the data, its DVC cache and the local DVC remote stay
-	test ! -d .aesc || find .aesc -mindepth 1 -maxdepth 1 ! -name dvc-remote -exec rm -rf {} +
+# What nothing can make again: data, quarantined images, what arrived, and what the servers of `aesc up` know.
+KEPT := dvc-remote stack quarantine arrivals
+
+clean: ## remove runs, caches and databases; the data, the local DVC remote, the stack's data and quarantine stay
+	test ! -d .aesc || find .aesc -mindepth 1 -maxdepth 1 $(KEPT:%=! -name %) -exec rm -rf {} +
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
