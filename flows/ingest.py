@@ -63,7 +63,8 @@ def ingest(
     reports: list[dict[str, Any]] = []
     faults: dict[str, Exception] = {}
     with one_writer(), hold(INGEST, settings):
-        for name, place in places.items():
+        # Interrupted ones first: what one of them has placed in the data would stop the others.
+        for name, place in sorted(places.items(), key=lambda item: unfinished_batch(settings, item[0]) is None):
             try:
                 with tags(name):
                     reports.append(_ingest(name, place, preset=preset, params_file=parameters, settings=settings))
