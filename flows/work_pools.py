@@ -1,32 +1,10 @@
-"""Work pools: the ones that prefect.yaml names come into being when it is deployed.
-
-`prefect deploy` refuses a work pool that does not exist before it runs a single build step, so on a fresh server no
-step of prefect.yaml could make one. This module is a plugin of Prefect's (entry point `prefect.plugins`, switched on by
-`[tool.prefect.plugins]` in pyproject.toml, thus in the project's folder only): before `prefect deploy` it makes what is
-missing. Other commands pass it by: it is imported with Prefect, so it imports little itself.
-"""
+"""The work pools that prefect.yaml names; aesc_prefect_plugin.py has them made before each `prefect deploy`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from prefect.plugins import register_hook
-
-if TYPE_CHECKING:
-    from prefect.plugins import HookContext
-
-DEPLOYMENTS = "prefect.yaml"
 TYPE = "process"
-
-
-@register_hook
-async def setup_environment(*, ctx: HookContext) -> None:
-    """Prefect's start-up hook: before `prefect deploy`, make the work pools that are missing."""
-    if ctx.api_url and _is_deploying(sys.argv) and Path(DEPLOYMENTS).is_file():
-        for name in await create_work_pools(Path(DEPLOYMENTS)):
-            print(f"made work pool {name} of type {TYPE}", file=sys.stderr)
 
 
 async def create_work_pools(deployments: Path) -> list[str]:
@@ -55,14 +33,8 @@ async def create_work_pools(deployments: Path) -> list[str]:
 
 
 def pool_names(deployments: Path) -> list[str]:
-    """The work pools that a prefect.yaml sends its deployments to."""
+    """The work pools that a prefect.yaml names."""
     import yaml
 
     found = yaml.safe_load(deployments.read_text(encoding="utf-8"))["deployments"]
     return sorted({deployment["work_pool"]["name"] for deployment in found})
-
-
-def _is_deploying(argv: list[str]) -> bool:
-    """Whether this is `prefect [--option ...] deploy ...`."""
-    words = [word for word in argv[1:] if not word.startswith("-")]
-    return Path(argv[0]).stem == "prefect" and words[:1] == ["deploy"]

@@ -1,0 +1,41 @@
+"""What runs before `prefect deploy`: work pools that are missing are made.
+
+`prefect deploy` refuses a work pool that does not exist before it runs a single build step, so on a fresh server no
+step of prefect.yaml could make one. This is a plugin of Prefect's (entry point `prefect.plugins` in pyproject.toml),
+switched on by `[tool.prefect.plugins]` there, thus in the project's folder only. Other commands pass it by.
+
+It stands outside the packages and imports none of them before it must: whatever Prefect is imported for would otherwise
+have `flows` from where this was installed, and not from the clone that it works in.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.plugins import register_hook
+
+if TYPE_CHECKING:
+    from prefect.plugins import HookContext
+
+DEPLOYMENTS = Path("prefect.yaml")
+
+
+@register_hook
+async def setup_environment(*, ctx: HookContext) -> None:
+    """Prefect's start-up hook: before `prefect deploy`, make the work pools that are missing."""
+    if not (ctx.api_url and _is_deploying(sys.argv) and DEPLOYMENTS.is_file()):
+        return
+    sys.path.insert(0, str(Path.cwd()))
+
+    from flows.work_pools import TYPE, create_work_pools
+
+    for name in await create_work_pools(DEPLOYMENTS):
+        print(f"made work pool {name} of type {TYPE}", file=sys.stderr)
+
+
+def _is_deploying(argv: list[str]) -> bool:
+    """Whether this is `prefect [--option ...] deploy ...`."""
+    words = [word for word in argv[1:] if not word.startswith("-")]
+    return Path(argv[0]).stem == "prefect" and words[:1] == ["deploy"]
