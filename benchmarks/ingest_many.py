@@ -1,6 +1,6 @@
 """Many arrivals in one ingest: seconds by stage and peak memory. `python benchmarks/ingest_many.py 10000 [s3]`.
 
-Not among `make bench`: it takes minutes. In a scratch clone: 60 accepted images of 128 x 128 noisy pixels (50 KB each), a
+Not among `make bench`: it takes minutes. In a scratch clone: 60 accepted images of 128 x 128 noisy pixels, a
 champion trained for one epoch, and COUNT arrivals in an inbox folder, or on a SeaweedFS of its own.
 """
 
