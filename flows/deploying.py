@@ -67,6 +67,8 @@ def deploy(settings: Settings) -> dict[str, Any]:
 
 def make_work_pools(settings: Settings) -> None:
     """Make the work pools that prefect.yaml names, where they are missing: a worker needs its own before it starts."""
+    import prefect  # noqa: F401 - it starts its plugins when it is imported, which fails inside a running loop
+
     from flows.work_pools import create_work_pools
 
     asyncio.run(create_work_pools(settings.root / "prefect.yaml"))

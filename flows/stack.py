@@ -92,12 +92,13 @@ def stop(settings: Settings) -> dict[str, Any]:
     """Stop everything; data, ports and keys stay for the next start."""
     stack = find_stack(settings)
     stopped: list[str] = []
+    strays = 0
     if stack:
         with _alone(settings):
             _log.info("stopping the workers, then the servers ...")
-            stopped = stop_stack(stack)
+            stopped, strays = stop_stack(stack)
             parts.forget_launches(stack)
-    return {"stack": str(stack_folder(settings)), "stopped": stopped}
+    return {"stack": str(stack_folder(settings)), "stopped": stopped, "strays": strays}
 
 
 def running_stack(settings: Settings) -> Stack:

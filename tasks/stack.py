@@ -41,9 +41,7 @@ CPU_RUNS, GPU_RUNS = 4, 1  # runs at a time: on the CPU they mostly wait for oth
 MARK = "AESC_STACK"  # in the environment of every process of a stack: the folder of its state
 SQLITE = "sqlite"
 REGION = "us-east-1"
-WEED_PORTS = tuple(
-    f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc")
-)
+WEED_PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
 # What a shell may say about other servers is no concern of the stack. The rest of a shell's environment reaches the
 # workers, and through them the runs: OMP_NUM_THREADS, proxies, PREFECT_LOGGING_LEVEL.
 ELSEWHERE = (
@@ -237,6 +235,8 @@ def write_launches(stack: Stack, settings: Settings, parts: Mapping[str, Launch]
     keys = stack.keys()
     owner = s3_identity("owner", *keys.values(), actions=("Admin", "Read", "Write", "List", "Tagging"))
     write_private(stack.folder / "s3.json", {"identities": [owner]})
+    # SeaweedFS keeps the options of its last start, and would take ports from there that the command does not name.
+    (stack.folder / "s3" / "mini.options").unlink(missing_ok=True)
     own = {
         "AESC_ROOT": str(settings.root),
         "AESC_HOME": str(settings.state),

@@ -165,11 +165,11 @@ def start_parts(stack: Stack, names: Iterable[str]) -> list[str]:
     return started
 
 
-def stop_stack(stack: Stack) -> list[str]:
+def stop_stack(stack: Stack) -> tuple[list[str], int]:
     """Stop the supervisor, and with it workers, then servers, and whatever they left behind.
 
     Returns:
-        The names of the parts that ran.
+        The names of the parts that ran, and how many processes outlived the supervisor.
     """
     ran = [name for name, process in processes(stack).items() if process.is_up]
     with suppress(OSError, HTTPException, xmlrpc.client.Fault), _supervisor(stack) as supervisor:
@@ -178,10 +178,10 @@ def stop_stack(stack: Stack) -> list[str]:
 
     # A socket that something removed, or a supervisor that was killed, must not keep the stack alive.
     psutil.wait_procs(_of_stack(stack, "supervisord"), timeout=_WORKER_SECONDS + _SERVER_SECONDS + 15)
-    stop_strays(stack)
+    strays = stop_strays(stack)
     if not _is_inside(stack):
         shutil.rmtree(stack.sockets, ignore_errors=True)
-    return ran
+    return ran, strays
 
 
 def stop_strays(stack: Stack) -> int:

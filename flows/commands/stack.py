@@ -70,8 +70,10 @@ def down(as_json: Json = False) -> Report:
     from tasks.settings import Settings
 
     value = stop(Settings())
-    stopped = ", ".join(value["stopped"])
-    return Report(value, f"stopped {stopped}" if stopped else f"no stack is running in {value['stack']}")
+    stopped = list(value["stopped"])
+    if value["strays"]:
+        stopped.append(f"{value['strays']} processes that had no supervisor")
+    return Report(value, f"stopped {', '.join(stopped)}" if stopped else f"no stack is running in {value['stack']}")
 
 
 @command

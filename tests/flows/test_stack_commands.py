@@ -32,7 +32,7 @@ def test_without_a_stack_status_says_how_to_start_one(bare: Project) -> None:
 
 
 def test_without_a_stack_there_is_nothing_to_stop_and_no_environment(bare: Project) -> None:
-    assert bare.aesc("down", "--json").report == {"stack": str(bare.state / "stack"), "stopped": []}
+    assert bare.aesc("down", "--json").report == {"stack": str(bare.state / "stack"), "stopped": [], "strays": 0}
     assert "no stack is running" in bare.aesc("down").stdout
     assert bare.aesc("env", "--json", code=1).error["todo"] == "start one: aesc up"
     done = bare.aesc("env", code=1)

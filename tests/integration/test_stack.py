@@ -253,6 +253,7 @@ def test_a_killed_part_is_missed_and_started_again(life: Life) -> None:
 
 def test_down_stops_everything(life: Life) -> None:
     assert sorted(life.down.report["stopped"]) == sorted(PARTS)
+    assert life.down.report["strays"] == 0
     assert life.after_down == []
     assert life.off.report == life.half | {"running": False, "database": None, "parts": []}
 
