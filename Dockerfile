@@ -9,7 +9,8 @@ FROM python:3.11-slim
 # Empty: torch from PyPI, whose Linux build brings CUDA. Another index has other builds.
 ARG TORCH_INDEX=""
 
-# git: a run's commit, and the pull step that clones the project.
+# git: a run's commit, and the pull step that clones the project. Debian keeps no old versions that one could pin.
+# hadolint ignore=DL3008
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends git \
   && rm -rf /var/lib/apt/lists/* \
@@ -44,7 +45,8 @@ COPY params.yaml prefect.yaml ./
 RUN pip install --no-deps . \
   && rm -rf build
 
-USER aesc
+# The number, by which Kubernetes can tell that it is not root.
+USER 1000
 VOLUME /state
 # A run's own command replaces it; so does `prefect worker start --pool gpu --type process --limit 1`.
 CMD ["aesc", "--help"]

@@ -1,14 +1,18 @@
-"""Automations: a run whose worker was killed is found by its silence, and taken up again.
+"""Automations: a run whose process, worker or machine was killed is found by its silence, and taken up again.
 
 A flow run sends a heartbeat every 30 seconds (PREFECT_FLOWS_HEARTBEAT_FREQUENCY in prefect.yaml). The server does the
 rest, because it is there when a whole machine is not:
 
-- A run that has fallen silent, or that a worker took and never started, is marked as crashed.
-- A crashed run that had begun is put back into its queue, and the next worker takes it up. `retrain` finds its run
-  folder by its key and goes on from the checkpoint.
+- A run that has fallen silent is put back into its queue, and the next worker takes it up. `retrain` finds its run
+  folder by its key and goes on from the checkpoint. Ingestion and inspection are marked as crashed instead: the first
+  comes again by its schedule, the second has somebody who waits for it.
+- A run that a worker took and never began, because the worker was killed in between, is put back too.
 
-Both only see runs of the deployments in `WATCHED`. How often one run may begin is the flow's own rule, see
-`flows.retrain.MOST_STARTS`; a run that crashes before it begins is not put back at all.
+Silence is waited for even where a worker reports a crash at once: a worker with a limit dies of a run that comes back
+while it still counts it ("this borrower is already holding one of this CapacityLimiter's tokens").
+
+A run is put back once for each beginning, so one that dies before its first line is not started for ever. How often it
+may begin is the flow's own rule, see `flows.retrain.MOST_STARTS`.
 """
 
 from __future__ import annotations
@@ -20,19 +24,17 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-WATCHED = ("retrain", "retrain-all", "ingest", "inspect")
 TAKEN_UP_AGAIN = ("retrain", "retrain-all")
-SILENCE = timedelta(minutes=3)  # six heartbeats: less would take a busy machine for a dead one
-START = timedelta(minutes=15)  # from a worker's taking a run to its first line: an image may have to be fetched
-FORGOTTEN = timedelta(days=30)
+GIVEN_UP = ("ingest", "inspect")
+SILENCE = timedelta(minutes=5)  # ten heartbeats; a server that was away for longer takes live runs for dead ones
+START = timedelta(minutes=30)  # from a worker's taking a run to its first line: a node and an image may be fetched
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
+_TAKEN = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 _BEGUN = {f"prefect.flow-run.{state}" for state in ("Running", "Rerunning", "Retrying")}
-_TAKEN = {"prefect.flow-run.Pending"}
-_CRASHED = {"prefect.flow-run.Crashed"}
-_OVER = _CRASHED | {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Cancelling")}
-# Scheduled once more, by a person or by the last automation.
-_PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Late")}
+_ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Cancelling")}
+_CRASHED = "prefect.flow-run.Crashed"
+_PUT_BACK = {f"prefect.flow-run.{state}" for state in ("Scheduled", "AwaitingRetry", "Late")}  # perhaps by a person
 
 
 def create_automations(*, silence: timedelta = SILENCE, start: timedelta = START) -> list[str]:
@@ -41,13 +43,13 @@ def create_automations(*, silence: timedelta = SILENCE, start: timedelta = START
     One that is as it should be is not touched: a change would forget the runs that it is watching.
 
     Args:
-        silence: a run without a heartbeat for as long has crashed. Heartbeats come every 30 s.
-        start: a run that a worker took, and that has not begun for as long, has crashed.
+        silence: a run without a heartbeat for as long was killed. Heartbeats come every 30 s.
+        start: a run that a worker took, and that has not begun for as long, never will.
 
     Returns:
         The automations' names.
     """
-    wanted = [_mark_silent(silence), _mark_stuck(start), _take_up_again()]
+    wanted = [_take_up_silent(silence), _give_up_silent(silence), _put_back_stuck(start)]
     with get_client(sync_client=True) as client:
         for automation in wanted:
             existing = client.read_automations_by_name(automation.name)
@@ -60,74 +62,65 @@ def create_automations(*, silence: timedelta = SILENCE, start: timedelta = START
     return [automation.name for automation in wanted]
 
 
-def _mark_silent(silence: timedelta) -> AutomationCore:
+def _take_up_silent(silence: timedelta) -> AutomationCore:
+    return AutomationCore(
+        name="aesc: a silent run is taken up again",
+        description=f"Puts a run back into its queue that has sent no heartbeat for {_seconds(silence)}.",
+        # A crash that a worker reported is a silence too, and no end.
+        trigger=_unless(_ENDED | _PUT_BACK | {_HEARTBEAT}, after={_HEARTBEAT}, within=silence, flows=TAKEN_UP_AGAIN),
+        actions=[_put_back(f"no heartbeat for {_seconds(silence)}: its process was killed, and is started again")],
+    )
+
+
+def _give_up_silent(silence: timedelta) -> AutomationCore:
+    message = f"no heartbeat for {_seconds(silence)}: its process was killed"
     return AutomationCore(
         name="aesc: a silent run has crashed",
-        description=f"Marks a run as crashed that has sent no heartbeat for {silence.total_seconds():.0f} s.",
-        trigger=EventTrigger(
-            # Each heartbeat begins a new wait, for the next one or for the end of the run.
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT} | _OVER | _PUT_BACK,
-            **_of(WATCHED),
-            posture=Posture.Proactive,
-            threshold=1,
-            within=silence,
+        description=f"Marks a run as crashed that has sent no heartbeat for {_seconds(silence)}.",
+        trigger=_unless(
+            _ENDED | _PUT_BACK | {_HEARTBEAT, _CRASHED}, after={_HEARTBEAT}, within=silence, flows=GIVEN_UP
         ),
-        actions=[_crash(f"no heartbeat for {silence.total_seconds():.0f} s: the worker or its machine was killed")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )
 
 
-def _mark_stuck(start: timedelta) -> AutomationCore:
+def _put_back_stuck(start: timedelta) -> AutomationCore:
     return AutomationCore(
-        name="aesc: a run that never begins has crashed",
-        description=f"Marks a run as crashed that a worker took and has not begun for {start.total_seconds():.0f} s.",
-        trigger=EventTrigger(
-            after=_TAKEN,
-            expect=_BEGUN | _OVER | _PUT_BACK,
-            **_of(WATCHED),
-            posture=Posture.Proactive,
-            threshold=1,
-            within=start,
+        name="aesc: a run that never begins is put back",
+        description=f"Puts a run back that a worker took and has not begun for {_seconds(start)}.",
+        trigger=_unless(
+            _BEGUN | _ENDED | _PUT_BACK | {_CRASHED}, after=_TAKEN, within=start, flows=TAKEN_UP_AGAIN + GIVEN_UP
         ),
-        actions=[_crash(f"taken by a worker, but not begun for {start.total_seconds():.0f} s")],
+        actions=[_put_back(f"taken by a worker, but not begun for {_seconds(start)}")],
     )
 
 
-def _take_up_again() -> AutomationCore:
-    return AutomationCore(
-        name="aesc: a crashed run is taken up again",
-        description="Puts a crashed run back into its queue; what was finished is kept, and it goes on from there.",
-        trigger=EventTrigger(
-            # One crash for one beginning: a run that dies before its first line would be started for ever.
-            after=_BEGUN,
-            expect=_CRASHED,
-            **_of(TAKEN_UP_AGAIN),
-            posture=Posture.Reactive,
-            threshold=1,
-            within=FORGOTTEN,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name="AwaitingRetry", message="its process was killed: taken up again"
-            )
-        ],
-    )
+def _unless(expect: set[str], *, after: set[str], within: timedelta, flows: tuple[str, ...]) -> EventTrigger:
+    """Fires for each run of these flows if `within` passes after one of `after` without one of `expect`.
 
-
-def _of(flows: tuple[str, ...]) -> dict[str, dict[str, str] | list[dict[str, str | list[str]]] | set[str]]:
-    """Each run of these flows by itself; only a run of a deployment can be given to another worker."""
-    return {
-        "match": {"prefect.resource.id": "prefect.flow-run.*"},
-        "match_related": [
+    An event that is in both begins a new wait.
+    """
+    return EventTrigger(
+        after=after,
+        expect=expect,
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related=[
             {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)},
-            {"prefect.resource.role": "deployment"},
+            {"prefect.resource.role": "deployment"},  # no other run can be given to a worker
         ],
-        "for_each": {"prefect.resource.id"},
-    }
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+    )
 
 
-def _crash(message: str) -> ChangeFlowRunState:
-    return ChangeFlowRunState(state=StateType.CRASHED, message=message)
+def _put_back(message: str) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message=message)
+
+
+def _seconds(time: timedelta) -> str:
+    return f"{time.total_seconds():.0f} s"
 
 
 def _content(automation: AutomationCore) -> dict[str, object]:

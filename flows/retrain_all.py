@@ -17,13 +17,14 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.manifest import list_categories
+from flows.automations import SILENCE
 from tasks.registry import made_by
 from tasks.settings import Settings, prepare_environment
 
 DEPLOYMENT = "retrain/retrain"
 POLL = 5.0  # seconds
-# A crashed run is put back into its queue by the server (flows/automations.py). For so long it may be.
-PATIENCE = 60.0
+# A crashed run that had begun is put back into its queue by the server, after a silence. For so long it may be.
+PATIENCE = SILENCE.total_seconds() + 60
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ async def _finished(run: FlowRun) -> FlowRun:
         while True:
             run = await client.read_flow_run(run.id)
             if run.state and run.state.is_final():
-                if run.state.type != StateType.CRASHED or crashed_for >= PATIENCE:
+                if run.state.type != StateType.CRASHED or not run.run_count or crashed_for >= PATIENCE:
                     return run
                 crashed_for += POLL
             else:
