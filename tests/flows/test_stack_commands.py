@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from flows.stack import _prepare
+from tasks.postgres import Databases
+from tasks.settings import Settings
 from tests.commands import Project
 from tests.repositories import ROOT
 from tests.servers import free_ports
@@ -63,3 +67,16 @@ def test_deploy_says_that_the_server_is_away(bare: Project) -> None:
     error = bare.aesc("deploy", "--json", code=1, PREFECT_API_URL=f"http://127.0.0.1:{port}/api").error
     assert error["where"] == f"http://127.0.0.1:{port}/api"
     assert "does not answer" in error["found"]
+
+
+def test_a_changed_database_is_said(bare: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(root=bare.root, home=bare.state, postgres=None)
+    notes: list[str] = []
+    first = _prepare(settings, None, 1, notes)
+    assert _prepare(settings, first, 1, notes) == first
+    assert notes == []
+    other = Databases("postgresql+asyncpg://p", "postgresql://m", "PostgreSQL at host:5432")
+    monkeypatch.setattr("flows.stack.postgres_databases", lambda address: other)
+    changed = Settings(root=bare.root, home=bare.state, postgres=SecretStr("postgresql://user:s3cret-pass@host"))
+    assert _prepare(changed, first, 1, notes).database == other.name
+    assert "from sqlite to PostgreSQL at host:5432" in notes[0]
