@@ -9,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aesc.files import read_json
 from tests.commands import PATIENCE, Project
 from tests.repositories import git
 
@@ -49,17 +52,23 @@ class Station:
         """Run the same command, killed after call number `count` of a function."""
         command = [sys.executable, "-m", "tests.killer", place, str(count)]
         command += ["ingest", "--source", str(self.arriving), "--category", CATEGORY, "--preset", "tiny", "--json"]
-        done = subprocess.run(
-            command,
-            cwd=self.project.root,
-            env=self.project.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, f"{place} was not reached:\n{done.stdout}\n{done.stderr}"
+        with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by what outlives the process
+            process = subprocess.Popen(
+                command,
+                cwd=self.project.root,
+                env=self.project.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(PATIENCE)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # Prefect's embedded server
+            output.seek(0)
+            assert code == -signal.SIGKILL, f"{place} was not reached:\n{output.read()}"
 
     def copy(self, folder: Path) -> Station:
         """An equal station of its own."""
@@ -85,10 +94,10 @@ class Station:
             "dirty": git(root, "status", "--porcelain"),
             "ledger": rows,
             "announced": announced,
-            "quarantine": {
-                path.parent.name: sorted(file.name for file in path.parent.iterdir())
-                for path in sorted(quarantine.glob("*/reason.json"))
-            },
+            "quarantine": sorted(
+                (read_json(path)["key"], read_json(path)["reason"], sorted(file.name for file in path.parent.iterdir()))
+                for path in quarantine.glob("*/reason.json")
+            ),
             "hidden": sorted(path.name for path in quarantine.glob(".*")),
             "batches": len(list((state / "arrivals" / "batches" / CATEGORY).glob("*/batch.json"))),
             "staged files": sorted(path.name for path in (state / "arrivals").glob("batches/*/*/files/*")),
@@ -102,7 +111,7 @@ def digest(path: Path) -> str:
 
 
 def draw_arrivals(folder: Path, *, clean: int, spotted: int = 0, seed: int = 11) -> None:
-    """Images of the category in a folder: clean ones, and ones with a small dark spot, all 60 seconds old."""
+    """Images of the category in a folder: clean ones, and ones with a small shadow, all 60 seconds old."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:64, :64] / 64
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,8 +121,9 @@ def draw_arrivals(folder: Path, *, clean: int, spotted: int = 0, seed: int = 11)
         pixels = np.clip(tint + waves[..., None] + rng.normal(0, 4, (64, 64, 3)), 0, 255)
         name = f"{number:03d}.png"
         if number >= clean:
-            spot = (rows - rng.uniform(0.3, 0.7)) ** 2 + (columns - rng.uniform(0.3, 0.7)) ** 2 < 0.05**2
-            pixels = np.where(spot[..., None], 15, pixels)
+            # Soft, so that it is not the image's sharpness that gives it away.
+            square = (rows - rng.uniform(0.3, 0.7)) ** 2 + (columns - rng.uniform(0.3, 0.7)) ** 2
+            pixels = np.clip(pixels - 100 * np.exp(-square / (2 * 0.05**2))[..., None], 0, 255)
             name = f"spotted_{number:03d}.png"
         Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
     settle(folder)

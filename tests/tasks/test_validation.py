@@ -14,7 +14,6 @@ from aesc.files import write_json
 from aesc.manifest import save_manifest, scan_category
 from aesc.params import Params
 from aesc.params_file import load_params
-from tasks import validation
 from tasks.expectations import run_suite
 from tasks.validation import Failure, ValidationReport, ensure_valid, validate_data, validate_manifest
 from tasks.validation_suite import build_suite
