@@ -31,7 +31,7 @@ def alarms(prediction: Prediction, point: OperatingPoint) -> tuple[Alarm, ...]:
     found = []
     for strategy in GATES:
         score, threshold = prediction.scores[strategy], point.image_promises[strategy].threshold
-        if score > threshold:
+        if not score <= threshold:  # a score that is no number is no proof of cleanness
             found.append(Alarm(strategy, score, threshold))
     return tuple(found)
 
