@@ -92,13 +92,16 @@ def new_batch(
     batch = Batch(batches_folder(settings, category) / stamp)
     try:
         batch.files.mkdir(parents=True)
+        write_table(batch.objects_file, objects)
+        if fill is not None:
+            fill(batch)
     except OSError as error:
         raise AescError(
-            batch.path, f"cannot be made: {error.strerror}", todo="set AESC_HOME to a writable folder"
-        ) from None
-    write_table(batch.objects_file, objects)
-    if fill is not None:
-        fill(batch)
+            batch.path,
+            f"cannot be made: {error.strerror or error}",
+            allowed="a writable folder with free space",
+            todo="free some space, or set AESC_HOME to a writable folder",
+        ) from error
     write_json(batch.path / STATE, {**state, "category": category, "created": stamp, "finished": False})
     return batch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,33 +191,52 @@ class _FolderSource:
         self._settle = settle_seconds
 
     def listing(self) -> Iterator[Arrival]:
-        settled = time.time() - self._settle
+        now = time.time()
         for parent, folders, names in os.walk(self._folder, onerror=self._refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(parent) / name
-                key = path.relative_to(self._folder).as_posix()
-                if _is_unfinished(key) or path.is_symlink() or not path.is_file():
+                key = self._named(path)
+                if _is_unfinished(key):
                     continue
-                status = path.stat()
-                if status.st_mtime <= settled:
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:  # somebody took it away just now
+                    continue
+                if stat.S_ISREG(status.st_mode) and _last_change(status, now) <= now - self._settle:
                     yield Arrival(key, _tag(status), status.st_size, _moment(status.st_mtime))
 
     def fetch(self, arrival: Arrival, target: Path) -> str:
         path = self._folder / arrival.key
         copy = _Copy(0)
+        copy.write(self._chunks(path, arrival), target)
         try:
-            with path.open("rb") as file:
-                copy.write(iter(lambda: file.read(CHUNK), b""), target)
-            unchanged = _tag(path.stat()) == arrival.tag and copy.size == arrival.size
-        except FileNotFoundError:
-            raise MovedError(arrival.key) from None
-        except PermissionError as error:
-            todo = "let the user that ingests read it"
-            raise AescError(path, f"cannot be read: {error.strerror}", todo=todo) from None
+            unchanged = _tag(path.lstat()) == arrival.tag and copy.size == arrival.size
+        except (FileNotFoundError, NotADirectoryError):
+            unchanged = False
         if not unchanged:
             raise MovedError(arrival.key)
         return copy.sha256
+
+    def _chunks(self, path: Path, arrival: Arrival) -> Iterator[bytes]:
+        """Its faults are those of reading: whoever writes the chunks has other ones."""
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise MovedError(arrival.key) from None
+        except OSError as error:
+            todo = "let the user that ingests read it, or take it out of the inbox"
+            raise AescError(path, f"cannot be read: {error.strerror}", todo=todo) from None
+
+    def _named(self, path: Path) -> str:
+        key = path.relative_to(self._folder).as_posix()
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise AescError(self._folder, f"a file name that is not UTF-8: {key!r}", todo="rename the file") from None
+        return key
 
     def _refuse(self, error: OSError) -> None:
         raise AescError(error.filename, f"cannot be read: {error.strerror}", todo="mend the folder's permissions")
@@ -279,6 +299,11 @@ def _is_unfinished(key: str) -> bool:
 
 def _tag(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _last_change(status: os.stat_result, now: float) -> float:
+    """When a file was last written; a sender's clock that runs ahead must not keep its files waiting for ever."""
+    return status.st_mtime if status.st_mtime <= now else status.st_ctime
 
 
 def _moment(seconds: float) -> str:

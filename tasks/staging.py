@@ -64,7 +64,18 @@ def stage_arrivals(category: str, batch_folder: str) -> int:
     from tqdm import tqdm
 
     objects = pd.read_parquet(batch.objects_file)
-    source = open_source(batch.state["source"], settings=Settings(), settle_seconds=0)
+    try:
+        source = open_source(batch.state["source"], settings=Settings(), settle_seconds=0)
+    except AescError as error:
+        if error.transient:
+            raise
+        raise AescError(
+            error.where,
+            f"{error.found}; arrivals that were listed there are being copied",
+            allowed=error.allowed,
+            todo=f"make it available again; or give these arrivals up: delete {batch.path} "
+            "(the copies that were made are in it)",
+        ) from error
     batch.files.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     moved = 0
