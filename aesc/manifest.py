@@ -77,7 +77,13 @@ def require_category(root: Path, category: str) -> None:
 
 
 def scan_category(
-    root: Path, category: str, *, data: Data, cache_folder: Path, progress: Progress | None = None
+    root: Path,
+    category: str,
+    *,
+    data: Data,
+    cache_folder: Path,
+    progress: Progress | None = None,
+    need_clean: bool = True,
 ) -> pd.DataFrame:
     """Read a category's files into a manifest. A second scan only hashes: statistics are kept by sha256.
 
@@ -87,18 +93,19 @@ def scan_category(
         data: shares of the splits and the size limit of images.
         cache_folder: where statistics are kept; made if absent.
         progress: called with (files done, files in all).
+        need_clean: whether a category without an image in `train/good` is an error.
 
     Returns:
         A frame with `COLUMNS`, sorted by path. `path` and `mask_path` are POSIX paths below `root`; the statistics are
         those of `aesc.image_statistics`; `mask_area` is a share of the mask's pixels. Unknown numbers are missing.
 
     Raises:
-        AescError: no such category, no images in `train/good`, or `cache_folder` cannot be written.
+        AescError: no such category, no images in `train/good` (if needed), or `cache_folder` cannot be written.
     """
     require_category(root, category)
     folder = root / category
     paths = list_files(folder)
-    if not any(path.startswith(f"{CLEAN_FOLDER}/") for path in paths):
+    if need_clean and not any(path.startswith(f"{CLEAN_FOLDER}/") for path in paths):
         raise AescError(
             folder / CLEAN_FOLDER,
             "no images",

@@ -4,7 +4,7 @@ The order is by price, and an arrival is told its first fault only:
 
 1. readable, of the category's size and pixel format; brightness, contrast, sharpness and saturation within the bands of
    the accepted clean images (Great Expectations);
-2. not the content of an image of train or test, and no copy of one by perceptual hash;
+2. not the content of an image of train or test, nor one that a person has rejected; no copy by perceptual hash;
 3. no alarm of the champion.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from prefect import task
 
 from aesc.errors import AescError
 from aesc.params import Params
 from tasks.arrival_batch import ACCEPTED, KNOWN, QUARANTINED, Batch, write_table
+from tasks.retries import retried_task
 from tasks.settings import Settings
 from tasks.staging import ledger_of
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("aesc")
 DUPLICATE, NEAR_DUPLICATE, LEAK, CONTAMINATED = "duplicate", "near_duplicate", "leak", "contaminated"
+REJECTED_BEFORE = "rejected_before"
 SAME_CONTENT = "the same content as"
 CHUNK = 64
 
@@ -62,7 +63,7 @@ class Reference:
     """The accepted images that arrivals are compared with.
 
     Attributes:
-        size, kind: most common among them; empty if there are none.
+        size, kind: most common among them, or among the test images if there are no others; empty if there are none.
         bands: none where there are too few of them.
         by_content: path below the category by sha256, of train and test.
         copies: perceptual hashes of the same images.
@@ -77,27 +78,34 @@ class Reference:
     n: int
 
 
-@task(task_run_name="judge the arrivals of {category}")
+@retried_task(task_run_name="judge the arrivals of {category}")
 def judge_arrivals(category: str, data_root: str, batch_folder: str, params_file: str) -> int:
     """Decide on each staged arrival; how many are accepted. A batch that was decided on is not judged again."""
     batch = Batch(batch_folder)
     if batch.verdicts_file.is_file():
         return int((batch.verdicts()["verdict"] == ACCEPTED).sum())
+    from aesc.bands import BANDED
     from aesc.params_file import load_params
+    from tasks.quarantine import rejected_contents
 
     settings = Settings()
     params = load_params(Path(params_file), preset=batch.state["preset"], category=category)
     detector, gate = open_gate(category, settings)
     batch.update(gate=gate)
     LOGGER.info("contamination gate: %s", gate)
+    reference = load_reference(Path(data_root), category, params=params, settings=settings)
+    if not reference.bands:
+        needed = f"{params.arrivals.band_images} (arrivals.band_images) are needed"
+        LOGGER.info("no bands for %s: %d clean images accepted, %s", ", ".join(BANDED.values()), reference.n, needed)
     table = judge(
         batch.staged(),
         batch.files,
         category=category,
         params=params,
-        reference=load_reference(Path(data_root), category, params=params, settings=settings),
+        reference=reference,
         detector=detector,
         taken_in=ledger_of(settings).accepted(category),
+        rejected=rejected_contents(settings, category),
     )
     write_table(batch.verdicts_file, table)
     return int((table["verdict"] == ACCEPTED).sum())
@@ -124,20 +132,20 @@ def load_reference(data_root: Path, category: str, *, params: Params, settings: 
     """What is known of a category's images; of a new category nothing."""
     from aesc.bands import bands_of
     from aesc.copies import CopyFinder
-    from aesc.layout import CLEAN_FOLDER
+    from aesc.layout import CLEAN_FOLDER, MASK_FOLDER, list_files
     from aesc.manifest import scan_category
     from tasks.copy_index import hashes_of
     from tasks.validation_table import profile_clean, tabulate
 
-    clean_folder = data_root / category / CLEAN_FOLDER
-    if not clean_folder.is_dir() or not any(clean_folder.iterdir()):
+    if not (data_root / category).is_dir() or not list_files(data_root / category):
         return Reference("", "", {}, {}, CopyFinder([], hashes_of({}, settings=settings, max_megapixels=1)[1]), 0)
-    manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache)
+    manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache, need_clean=False)
     profile = profile_clean(tabulate(manifest, min_std=params.validation.min_std))
-    usable = manifest[(manifest["error"] == "") & manifest["mode"].ne("")]
-    clean = usable[usable["folder"] == CLEAN_FOLDER]
+    clean = manifest[(manifest["error"] == "") & (manifest["folder"] == CLEAN_FOLDER)]
+    # A test image stays one if its mask is damaged. The test images last: content that is in both is a leak.
+    images = manifest[~manifest["folder"].str.startswith(f"{MASK_FOLDER}/") & manifest["sha256"].ne("")].iloc[::-1]
     by_content = {
-        str(sha256): str(path).partition("/")[2] for sha256, path in zip(usable["sha256"], usable["path"], strict=True)
+        str(sha256): str(path).partition("/")[2] for sha256, path in zip(images["sha256"], images["path"], strict=True)
     }
     names, hashes = hashes_of(
         {sha256: data_root / category / path for sha256, path in by_content.items()},
@@ -163,6 +171,7 @@ def judge(
     reference: Reference,
     detector: Detector | None,
     taken_in: set[str],
+    rejected: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Decide on arrivals.
 
@@ -172,6 +181,7 @@ def judge(
         reference: from `load_reference`.
         detector: the champion, or None: then the gate is open.
         taken_in: sha256 of all arrivals that the ledger has as accepted.
+        rejected: by sha256 of what a person rejected, who and why: it does not come in by arriving once more.
 
     Returns:
         The rows with statistics and the fields of `Decision`.
@@ -181,7 +191,7 @@ def judge(
     from tasks.arrival_suite import build_arrival_suite, tabulate_arrivals, usual_form
 
     rows = _measured(staged, files, params)
-    size, kind = (reference.size, reference.kind) if reference.n else usual_form(rows)
+    size, kind = (reference.size, reference.kind) if reference.size else usual_form(rows)
     table = tabulate_arrivals(rows, size=size, kind=kind)
     suite = build_arrival_suite(
         category=category,
@@ -193,12 +203,14 @@ def judge(
     decided = _expected(table, suite, category)
     limit = reference.copies.limit(params.arrivals.near_duplicate_bits)
     by_content = dict(reference.by_content)
+    fresh: set[str] = set()  # taken in from these very arrivals
 
     def same_content(row: Any) -> Decision | None:
         twin = by_content.get(row.sha256)
         if twin is None:
-            return None
-        if row.sha256 not in taken_in and twin == accepted_name(row.sha256, row.file):
+            words = (rejected or {}).get(row.sha256)
+            return Decision(QUARANTINED, REJECTED_BEFORE, f"the same content was {words}") if words else None
+        if row.sha256 not in taken_in and row.sha256 not in fresh and twin == accepted_name(row.sha256, row.file):
             return Decision(KNOWN, detail="taken in by an earlier run", twin=twin)
         return _copy(twin, SAME_CONTENT, DUPLICATE, leak=twin.startswith(f"{TEST_FOLDER}/"))
 
@@ -212,10 +224,11 @@ def judge(
 
     for chunk in _chunks(table[~table["file"].isin(decided)], CHUNK):
         decided |= {row.file: decision for row in chunk if (decision := same_content(row))}
-        fresh = [row for row in chunk if row.file not in decided]
-        for row, found, decision in _gated(fresh, files, params, detector):
+        undecided = [row for row in chunk if row.file not in decided]
+        for row, found, decision in _gated(undecided, files, params, detector):
             final = same_content(row) or same_picture(found) or decision  # the first may have come with this chunk
             if final.verdict == ACCEPTED:
+                fresh.add(row.sha256)
                 by_content[row.sha256] = accepted_name(row.sha256, row.file)
                 reference.copies.add(by_content[row.sha256], found)
             decided[row.file] = final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from prefect import task
 
 from aesc.errors import AescError
 from aesc.files import read_json, write_atomically, write_json
@@ -19,6 +19,7 @@ from tasks.arrival_batch import ACCEPTED, QUARANTINED, Batch, new_batch, write_t
 from tasks.arrival_suite import OTHER_FORMAT, OTHER_SIZE, UNREADABLE
 from tasks.judging import SAME_CONTENT, open_gate
 from tasks.pages import render_template
+from tasks.retries import retried_task
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def quarantine_folder(settings: Settings, category: str) -> Path:
     return settings.state / "quarantine" / category
 
 
-@task(task_run_name="quarantine arrivals of {category}")
+@retried_task(task_run_name="quarantine arrivals of {category}")
 def quarantine_arrivals(category: str, batch_folder: str, params_file: str) -> int:
     """Keep what a batch does not take in, and draw the page; how many. Safe to repeat."""
     settings, batch = Settings(), Batch(batch_folder)
@@ -69,6 +70,8 @@ def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | 
         unfinished.mkdir(parents=True)
         image = unfinished / f"image{Path(row['file']).suffix}"
         shutil.copyfile(batch.files / row["file"], image)
+        with image.open("rb") as file:
+            os.fsync(file.fileno())  # the batch's copy goes when the batch has ended
         picture = _picture(image, unfinished, row, detector)
         record = {
             "id": name,
@@ -132,6 +135,15 @@ def entries(settings: Settings, *, category: str | None = None) -> list[dict[str
         if not path.parent.name.startswith(".")
     ]
     return sorted(found, key=lambda record: (record["held_at"], record["id"]), reverse=True)
+
+
+def rejected_contents(settings: Settings, category: str) -> dict[str, str]:
+    """The sha256 of every rejected image of a category, and who rejected it and why."""
+    return {
+        record["sha256"]: "rejected by {by}: {why}".format_map(record["decisions"][-1])
+        for record in entries(settings, category=category)
+        if record["status"] == REJECTED
+    }
 
 
 def find_entry(settings: Settings, name: str) -> dict[str, Any]:
@@ -201,8 +213,13 @@ def release(settings: Settings, records: list[dict[str, Any]], *, by: str, why: 
     """A batch that takes entries in, the same way as any arrival that was accepted.
 
     The entries' status changes when the batch has ended, so an interrupted one leaves them held.
+
+    Raises:
+        AescError: an entry is not acceptable, its content is in the data already or in another entry of these, or its
+            image is no longer what arrived.
     """
     (category,) = {record["category"] for record in records}
+    _require_new(settings, category, records)
     rows = [
         {
             "key": record["key"],
@@ -232,6 +249,31 @@ def release(settings: Settings, records: list[dict[str, Any]], *, by: str, why: 
     return new_batch(
         settings, category, objects=objects, state={**state, "preset": preset, "released": True}, fill=fill
     )
+
+
+def _require_new(settings: Settings, category: str, records: list[dict[str, Any]]) -> None:
+    """An arrival is told its first fault only, and the data has grown since: compare content with what is there now."""
+    from aesc.cache import sha256_of, threaded_map
+    from aesc.layout import is_mask, list_files
+
+    folder = settings.data / category
+    paths = [path for path in list_files(folder) if not is_mask(path)] if folder.is_dir() else []
+    there = dict(zip(threaded_map(lambda path: sha256_of(folder / path), paths), paths, strict=True))
+    for record in records:
+        require_acceptable(record)
+        entry = f"quarantine entry {record['id']}"
+        if sha256_of(entry_folder(settings, record) / record["image"]) != record["sha256"]:
+            todo = "let it arrive anew; reject this entry"
+            raise AescError(entry, f"{record['image']} is no longer what arrived", todo=todo, usage=True)
+        if twin := there.get(record["sha256"]):
+            raise AescError(
+                entry,
+                f"{SAME_CONTENT} {twin}",
+                allowed="content that is not in the data yet",
+                todo="reject this entry",
+                usage=True,
+            )
+        there[record["sha256"]] = entry
 
 
 def finish_release(settings: Settings, batch: Batch) -> None:

@@ -143,8 +143,8 @@ def _decide(category: str, data_root: Path, params: Params, settings: Settings) 
     from tasks.registry import CHAMPION, find_version, newest_version
 
     clean: set[str] = set()
-    if (data_root / category / CLEAN_FOLDER).is_dir() and any((data_root / category / CLEAN_FOLDER).iterdir()):
-        manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache)
+    if (data_root / category).is_dir():
+        manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache, need_clean=False)
         clean = set(manifest.loc[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == ""), "sha256"])
     newest, champion = newest_version(category), find_version(category, CHAMPION)
     return decide_retraining(
