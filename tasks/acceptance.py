@@ -6,6 +6,7 @@ every step may be repeated: the files' names come from their content, and what i
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import os
 import shutil
@@ -15,8 +16,8 @@ from typing import Any
 
 from aesc.errors import AescError
 from aesc.layout import CLEAN_FOLDER
-from tasks.arrival_batch import ACCEPTED, Batch
-from tasks.commits import code_version, commit_file, find_repository, require_branch
+from tasks.arrival_batch import ACCEPTED, Batch, unfinished_batch
+from tasks.commits import commit_file, find_repository, last_commit, require_branch
 from tasks.data_lock import DATA, hold
 from tasks.dvc_repo import open_repo
 from tasks.retries import retried_task
@@ -42,24 +43,29 @@ def accept_arrivals(category: str, batch_folder: str) -> str | None:
             nothing is committed then, and the next run goes on.
     """
     settings, batch = Settings(), Batch(batch_folder)
-    verdicts = batch.verdicts()
-    accepted = verdicts[verdicts["verdict"] == ACCEPTED]
-    if accepted.empty:
+    targets = _targets(category, batch)
+    if not targets:
         return None
-    targets = {
-        f"data/{category}/{accepted_name(sha256, file)}": batch.files / file
-        for sha256, file in zip(accepted["sha256"].astype(str), accepted["file"].astype(str), strict=True)
-    }
     with hold(DATA, settings):
         _require_ours(settings, set(targets))
         _place(settings, targets)
         with open_repo(settings) as repo:
             version = add_data(repo, settings)
             remote = push_data(repo, version, settings)
-        commit = _commit(settings, batch, version, remote, count=len(accepted))
+        commit = _commit(settings, batch, version, remote, count=len(targets))
     batch.update(data_version=version, commit=commit, remote=remote)
-    LOGGER.info("data version %s: %d new clean images of %s", version, len(accepted), category)
+    LOGGER.info("data version %s: %d new clean images of %s", version, len(targets), category)
     return version
+
+
+def _targets(category: str, batch: Batch) -> dict[str, Path]:
+    """Where each accepted arrival of a judged batch goes, below the project, and its copy."""
+    verdicts = batch.verdicts()
+    accepted = verdicts[verdicts["verdict"] == ACCEPTED]
+    return {
+        f"data/{category}/{accepted_name(sha256, file)}": batch.files / file
+        for sha256, file in zip(accepted["sha256"].astype(str), accepted["file"].astype(str), strict=True)
+    }
 
 
 def _require_ours(settings: Settings, targets: set[str]) -> None:
@@ -70,13 +76,29 @@ def _require_ours(settings: Settings, targets: set[str]) -> None:
     foreign = [path for path in changed_files(settings) if path not in targets]
     if foreign:
         more = f" and {len(foreign) - 10} more" if len(foreign) > 10 else ""
+        todo = (
+            f"to keep them: dvc add data && git add {POINTER} && git commit {POINTER}; to throw them away: "
+            f"git checkout {POINTER} && dvc checkout data; then run the same command again"
+        )
+        if waiting := _left_by_others(settings, foreign):
+            names = " && ".join(f"aesc ingest --category {name}" for name in waiting)
+            todo = f"an interrupted ingest has left some of them: {names}; then run the same command again"
         raise AescError(
             settings.data,
             f"changes that no arrival explains: {', '.join(sorted(foreign)[:10])}{more}",
             allowed=f"exactly the files that the committed {POINTER} names",
-            todo=f"to keep them: dvc add data && git commit {POINTER}; to throw them away: "
-            f"git checkout {POINTER} && dvc checkout data; then run the same command again",
+            todo=todo,
         )
+
+
+def _left_by_others(settings: Settings, foreign: list[str]) -> list[str]:
+    """The categories whose interrupted batches have placed some of these files."""
+    found = []
+    for name in sorted({path.split("/")[1] for path in foreign}):
+        batch = unfinished_batch(settings, name)
+        if batch and batch.verdicts_file.is_file() and not _targets(name, batch).keys().isdisjoint(foreign):
+            found.append(name)
+    return found
 
 
 def _remove_unfinished(settings: Settings) -> None:
@@ -87,7 +109,7 @@ def _remove_unfinished(settings: Settings) -> None:
 def _place(settings: Settings, targets: Mapping[str, Path]) -> None:
     for name, source in targets.items():
         target = settings.root / name
-        if target.is_file():
+        if target.is_file() and filecmp.cmp(source, target, shallow=False):
             continue
         unfinished = target.with_name(f".{target.name}{_UNFINISHED}")
         try:
@@ -112,7 +134,7 @@ def _commit(settings: Settings, batch: Batch, version: str, remote: str | None, 
         return None
     if not is_committed(settings):
         return commit_file(settings.root, POINTER, _message(batch, version, remote, count))
-    return str(batch.state.get("commit") or code_version(settings.root).commit)
+    return batch.state.get("commit") or last_commit(settings.root, POINTER)  # made by the run that was interrupted
 
 
 def _message(batch: Batch, version: str, remote: str | None, count: int) -> str:

@@ -79,7 +79,7 @@ def require_branch(root: Path) -> None:
     """Stop unless a commit made now would be on a branch.
 
     Raises:
-        AescError: HEAD is detached, or a merge or rebase is under way.
+        AescError: HEAD is detached, or a merge, cherry-pick or rebase is under way.
     """
     if _git(root, "symbolic-ref", "--quiet", "HEAD").returncode:
         raise AescError(
@@ -88,9 +88,15 @@ def require_branch(root: Path) -> None:
             allowed="a branch",
             todo="git switch BRANCH (git branch lists them), then run the same command again",
         )
-    if _git(root, "rev-parse", "--verify", "--quiet", "MERGE_HEAD").returncode == 0:
-        todo = "git commit, or git merge --abort; then run the same command again"
-        raise AescError(root, "a merge is under way, and git commits no single file during one", todo=todo)
+    for what, head in (("merge", "MERGE_HEAD"), ("cherry-pick", "CHERRY_PICK_HEAD")):
+        if _git(root, "rev-parse", "--verify", "--quiet", head).returncode == 0:
+            todo = f"git commit, or git {what} --abort; then run the same command again"
+            raise AescError(root, f"a {what} is under way, and git commits no single file during one", todo=todo)
+
+
+def last_commit(root: Path, name: str) -> str | None:
+    """The newest commit of HEAD's history that changed `root / name`; None if none did."""
+    return _git(root, "log", "-1", "--format=%H", "--", name).stdout.decode().strip() or None
 
 
 def commit_file(root: Path, name: str, message: str) -> str:

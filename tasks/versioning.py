@@ -199,7 +199,7 @@ def changed_files(settings: Settings) -> list[str]:
     Without any data.dvc, neither in the folder nor in the commit, all files of the data folder.
 
     Raises:
-        AescError: data.dvc is committed and the folder lacks it, or DVC refuses.
+        AescError: data.dvc is committed and the folder lacks it, the files cannot be told apart, or DVC refuses.
     """
     committed = committed_bytes(settings.root, POINTER) is not None
     if not (settings.root / POINTER).is_file():
@@ -209,7 +209,12 @@ def changed_files(settings: Settings) -> list[str]:
         return [f"data/{name}" for name in list_files(settings.data)] if settings.data.is_dir() else []
     with open_repo(settings) as repo:
         status = repo.data_status(targets=["data"], granular=True, with_renames=False)
-    kinds = [status["uncommitted"], status["committed"] if committed or not _is_absent(settings.data) else {}]
+        kinds = [status["uncommitted"], status["committed"] if committed or not _is_absent(settings.data) else {}]
+        if any(kind.get("unknown") for kind in kinds):  # DVC's cache has lost the list of the folder's files
+            if any("data/" in kind.get("modified", ()) for kind in kinds):
+                todo = f"dvc fetch; or, to keep what is there: dvc add data && {_COMMIT.format('Change the data')}"
+                raise AescError(settings.data, _describe({}, first=""), todo=todo)
+            repo.add(str(_absolute(settings, "data")))
     found = {path for kind in kinds for name, paths in kind.items() if name != "unknown" for path in paths}
     return sorted(path for path in found if not path.endswith("/"))
 
