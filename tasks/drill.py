@@ -96,8 +96,7 @@ def run_drill(
         "synthetic_defects": any(item.synthetic for item in sent),
         **_counts(verdicts),
         "gate_promise": {
-            name: detector.operating_point.image_promises[name].attained
-            for name in ("residual", "uncertainty")
+            name: detector.operating_point.image_promises[name].attained for name in ("residual", "uncertainty")
         },
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -212,6 +212,8 @@ def launches(stack: Stack, databases: Databases, gpus: Sequence[str]) -> dict[st
             {
                 **(home | no_proxy),
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.prefect,
+                # In memory, a restart of the server would leave the slots of its leases taken for ever.
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
                 "PREFECT_SERVER_UI_API_URL": clients["PREFECT_API_URL"],  # the pages would ask port 4200
                 "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             },

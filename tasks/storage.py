@@ -153,8 +153,8 @@ def explain(
             where, f"the S3 endpoint {endpoint} does not answer: {redact(error)}", todo=todo, transient=True
         )
     if isinstance(error, (boto.IncompleteReadError, boto.ChecksumError, boto.FlexibleChecksumError)):
-        todo = "run the same command again"
-        return AescError(where, f"{endpoint} broke off or damaged an answer: {redact(error)}", todo=todo, transient=True)
+        found = f"{endpoint} broke off or damaged an answer: {redact(error)}"
+        return AescError(where, found, todo="run the same command again", transient=True)
     return AescError(where, f"{endpoint}: {redact(error)}", todo="check AWS_ENDPOINT_URL and the AWS_* variables")
 
 
