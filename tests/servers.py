@@ -109,10 +109,10 @@ def mlflow_server(
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[Server]:
-    """Prefect's server with its own home and database."""
+def prefect_server(folder: Path, *, port: int | None = None) -> Iterator[Server]:
+    """Prefect's server with its own home and database; on the same `folder` and `port` it is the same one again."""
     folder.mkdir(parents=True, exist_ok=True)
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     url = f"http://127.0.0.1:{port}/api"
     home = {"PREFECT_HOME": str(folder / "prefect")}
     command = [str(executable("prefect")), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
