@@ -34,7 +34,7 @@ class RetrainingDecision:
     Attributes:
         worth: whether to retrain.
         reason: why, or why not, in words.
-        kind: which rule said yes: "images", "share", "age"; "" for no.
+        kind: which rule said yes: "first" (there is no version), "images", "share", "age"; "" for no.
         new_images, trained_images: clean images that the newest version was not, and was, made from.
         newest_version, champion_version: None where there is none.
         champion_days: the champion's age.
@@ -59,6 +59,7 @@ def decide_retraining(
     champion_version: str | None,
     champion_days: float | None,
     newest_days: float | None,
+    missing: int,
 ) -> RetrainingDecision:
     """Apply the rule.
 
@@ -67,17 +68,28 @@ def decide_retraining(
         trained: of those that the newest version was made from.
         newest_version, champion_version: their numbers, None where there is none.
         champion_days, newest_days: their ages.
+        missing: clean images that a first version still needs, about.
     """
     new = len(clean - trained)
     share = new / len(trained) if trained else 1.0
     counted = f"{new} new clean images of {len(clean)}"
     wanted = f"{rule.retrain_images} (arrivals.retrain_images) or {rule.retrain_share:.0%} (arrivals.retrain_share)"
-    kind, reason = "", f"{counted}, {share:.0%} of the {len(trained)} of version {newest_version}; wanted {wanted}"
     if newest_version is None:
-        reason = f"{counted}, and no version yet; wanted {rule.retrain_images} (arrivals.retrain_images)"
+        lack = f"about {missing} more are needed for a first one" if missing else "enough for a first one"
+        return RetrainingDecision(
+            worth=not missing,
+            reason=f"{counted}, and no version yet; {lack} (validation.min_*)",
+            kind="" if missing else "first",
+            new_images=new,
+            trained_images=0,
+            newest_version=None,
+            champion_version=champion_version,
+            champion_days=champion_days,
+        )
+    kind, reason = "", f"{counted}, {share:.0%} of the {len(trained)} of version {newest_version}; wanted {wanted}"
     if new >= rule.retrain_images:
         kind = "images"
-    elif newest_version is not None and new and share >= rule.retrain_share:
+    elif new and share >= rule.retrain_share:
         kind = "share"
     elif champion_days is not None and newest_days is not None and newest_days >= rule.retrain_days:
         kind = "age"
@@ -139,13 +151,18 @@ def announce_retraining(category: str, data_root: str, params_file: str, preset:
 def _decide(category: str, data_root: Path, params: Params, settings: Settings) -> RetrainingDecision:
     from aesc.layout import CLEAN_FOLDER
     from aesc.manifest import scan_category
+    from aesc.shortage import images_to_add
     from tasks.lineage import age_in_days, clean_images_of
     from tasks.registry import CHAMPION, find_version, newest_version
+    from tasks.validation_table import CLEAN_SPLITS
 
     clean: set[str] = set()
+    counts = dict.fromkeys(CLEAN_SPLITS, 0)
     if (data_root / category).is_dir():
         manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache, need_clean=False)
-        clean = set(manifest.loc[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == ""), "sha256"])
+        rows = manifest[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == "")]
+        clean = set(rows["sha256"])
+        counts |= {split: int((rows["split"] == split).sum()) for split in CLEAN_SPLITS}
     newest, champion = newest_version(category), find_version(category, CHAMPION)
     return decide_retraining(
         params.arrivals,
@@ -155,6 +172,11 @@ def _decide(category: str, data_root: Path, params: Params, settings: Settings) 
         champion_version=champion.version if champion else None,
         champion_days=age_in_days(champion) if champion else None,
         newest_days=age_in_days(newest) if newest else None,
+        missing=images_to_add(
+            counts,
+            minimum={split: int(getattr(params.validation, f"min_{split}")) for split in CLEAN_SPLITS},
+            shares={split: float(getattr(params.data, split)) for split in CLEAN_SPLITS},
+        ),
     )
 
 

@@ -31,6 +31,7 @@ def decided(
     gone: int = 0,
     champion_days: float | None = 1.0,
     newest_days: float | None = 1.0,
+    missing: int = 0,
     **rule: Any,
 ) -> RetrainingDecision:
     """`trained` images made the newest version (None: there is none), `gone` of them were removed, `new` came."""
@@ -43,6 +44,7 @@ def decided(
         champion_version="3" if have and champion_days is not None else None,
         champion_days=champion_days if have else None,
         newest_days=newest_days if have else None,
+        missing=missing,
     )
 
 
@@ -52,16 +54,16 @@ def decided(
         # so many new images
         ({"trained": 1000, "new": 50}, "images"),
         ({"trained": 1000, "new": 49}, ""),
-        ({"trained": None, "new": 50}, "images"),
-        ({"trained": None, "new": 49}, ""),
-        ({"trained": None, "new": 0}, ""),
+        # no version yet: as many as a first one needs
+        ({"trained": None, "new": 30}, "first"),
+        ({"trained": None, "new": 500, "missing": 1}, ""),
+        ({"trained": None, "new": 0, "missing": 30}, ""),
         ({"trained": 1000, "new": 1, "retrain_images": 1}, "images"),
         # such a share of those trained on
         ({"trained": 200, "new": 20}, "share"),
         ({"trained": 200, "new": 19}, ""),
         ({"trained": 5, "new": 1}, "share"),
         ({"trained": 200, "new": 49, "retrain_share": 0.5}, ""),
-        ({"trained": None, "new": 10, "retrain_share": 0.01}, ""),  # of none there is no share
         ({"trained": 0, "new": 1}, "share"),
         ({"trained": 0, "new": 0}, ""),
         ({"trained": 200, "new": 60}, "images"),
@@ -90,8 +92,8 @@ def test_the_reason_has_the_numbers_that_were_compared() -> None:
         "19 new clean images of 219, 10% of the 200 of version 4; "
         "wanted 50 (arrivals.retrain_images) or 10% (arrivals.retrain_share)"
     )
-    assert decided(trained=None, new=12).reason == (
-        "12 new clean images of 12, and no version yet; wanted 50 (arrivals.retrain_images)"
+    assert decided(trained=None, new=12, missing=19).reason == (
+        "12 new clean images of 12, and no version yet; about 19 more are needed for a first one (validation.min_*)"
     )
     aged = decided(trained=200, new=3, champion_days=40.25, newest_days=40.25).reason
     assert aged == (
