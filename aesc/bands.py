@@ -31,7 +31,8 @@ class Band:
 def bands_of(accepted: pd.DataFrame, *, width: float, least_images: int) -> dict[str, Band]:
     """A band for each statistic of `BANDED`; none at all if fewer than `least_images` were accepted.
 
-    A band reaches `width` interquartile ranges beyond the quartiles (Tukey's fences), and holds every accepted image.
+    A band reaches `width` interquartile ranges beyond the quartiles (Tukey's fences), not below 0 as no statistic is,
+    and holds every accepted image.
 
     Args:
         accepted: one row an accepted clean image, with the statistics as columns.
@@ -45,6 +46,8 @@ def bands_of(accepted: pd.DataFrame, *, width: float, least_images: int) -> dict
         least = _LEAST_SPREAD.get(name, _LEAST_RELATIVE_SPREAD.get(name, 0.0) * middle)
         reach = width * max(high - low, least)
         bands[name] = Band(
-            low=float(min(low - reach, values.min())), high=float(max(high + reach, values.max())), n=len(values)
+            low=float(min(max(low - reach, 0.0), values.min())),
+            high=float(max(high + reach, values.max())),
+            n=len(values),
         )
     return bands
