@@ -18,7 +18,7 @@ from aesc.images import Image
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
 _SAMPLE = 500  # hashes whose nearest neighbours are looked for
-_TYPICAL_NEAREST = 0.01  # quantile: some of the accepted images may be copies of each other
+_TYPICAL_NEAREST = 0.1  # quantile: some of the images may be copies of each other
 
 Hash = npt.NDArray[np.uint64]  # HASH_BITS // 64 words
 
@@ -63,7 +63,7 @@ class CopyFinder:
     def limit(self, most: int) -> int:
         """Up to how many bits a difference means a copy: `most`, or fewer where different pictures are nearly as close.
 
-        Half the distance at which nearly all known images have their nearest neighbour.
+        Half the distance at which nine in ten known images have their nearest neighbour, or further off.
         """
         count = len(self._names)
         if count < 2:

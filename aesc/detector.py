@@ -141,5 +141,5 @@ class Detector:
 
 
 def verdict(score: float, threshold: float) -> Verdict:
-    """Reject above the threshold, strictly: that is what the conformal promise is about."""
-    return "reject" if score > threshold else "pass"
+    """Reject above the threshold, strictly: that is what the conformal promise is about. NaN is rejected."""
+    return "pass" if score <= threshold else "reject"

@@ -88,6 +88,8 @@ def new_batch(
     for path in batches_folder(settings, category).glob("*/"):
         if not (path / STATE).is_file():
             shutil.rmtree(path, ignore_errors=True)
+        elif (path / "files").is_dir() and Batch(path).state.get("finished"):  # killed right after its end
+            Batch(path).discard_files()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     batch = Batch(batches_folder(settings, category) / stamp)
     try:

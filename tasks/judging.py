@@ -11,12 +11,13 @@ The order is by price, and an arrival is told its first fault only:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from aesc.errors import AescError
@@ -36,6 +37,7 @@ DUPLICATE, NEAR_DUPLICATE, LEAK, CONTAMINATED = "duplicate", "near_duplicate", "
 REJECTED_BEFORE = "rejected_before"
 SAME_CONTENT = "the same content as"
 CHUNK = 64
+LEAST_ALIKE = 20  # images that tell how alike different pictures of a product are
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def judge(
     Returns:
         The rows with statistics and the fields of `Decision`.
     """
+    from aesc.copies import CopyFinder
     from aesc.layout import TEST_FOLDER
     from tasks.acceptance import accepted_name
     from tasks.arrival_suite import build_arrival_suite, tabulate_arrivals, usual_form
@@ -201,7 +204,11 @@ def judge(
         max_megapixels=params.data.max_megapixels,
     )
     decided = _expected(table, suite, category)
-    limit = reference.copies.limit(params.arrivals.near_duplicate_bits)
+    alike = reference.copies
+    if len(alike) < LEAST_ALIKE:  # how alike different pictures of a new product are, its first arrivals tell
+        first = table[~table["file"].isin(decided)]
+        alike = CopyFinder(first["file"].tolist(), np.array(list(_hashes(first["file"], files, params))))
+    limit = alike.limit(params.arrivals.near_duplicate_bits)
     by_content = dict(reference.by_content)
     fresh: set[str] = set()  # taken in from these very arrivals
 
@@ -311,6 +318,15 @@ def _gated(
             yield row, found, Decision(QUARANTINED, CONTAMINATED, detail, **scores)  # type: ignore[arg-type]
         else:
             yield row, found, Decision(ACCEPTED, **scores)  # type: ignore[arg-type]
+
+
+def _hashes(names: Iterable[str], files: Path, params: Params) -> Iterator[Hash]:
+    from aesc.cache import threaded_map
+    from aesc.copies import perceptual_hash
+    from aesc.images import read_image
+
+    limit = params.data.max_megapixels
+    return threaded_map(lambda name: perceptual_hash(read_image(files / name, max_megapixels=limit)), names)
 
 
 def _chunks(table: pd.DataFrame, size: int) -> Iterator[list[Any]]:

@@ -285,7 +285,7 @@ def finish_release(settings: Settings, batch: Batch) -> None:
 
 def write_page(settings: Settings, category: str) -> Path:
     """Draw the page that lists a category's quarantine; its path."""
-    found = entries(settings, category=category)
+    found = sorted(entries(settings, category=category), key=lambda record: record["status"] != HELD)
     path = quarantine_folder(settings, category) / "index.html"
     page = render_template(
         "quarantine.html.j2", category=category, entries=found[:SHOWN], total=len(found), counts=dict(_counts(found))

@@ -374,14 +374,22 @@ def test_a_full_disk_makes_no_commit_and_is_repeatable(settings: Settings) -> No
 
 def test_a_commit_that_git_refuses_can_be_made_later(settings: Settings) -> None:
     before = log(settings)
-    hook = settings.root / ".git" / "hooks" / "pre-commit"
-    write(hook, "#!/bin/sh\necho not on a Friday >&2\nexit 1\n")
-    hook.chmod(0o755)
+    git(settings.root, "config", "commit.gpgSign", "true")
+    git(settings.root, "config", "gpg.program", "false")
     batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    assert "not on a Friday" in refusal(batch).found
+    assert "gpg failed to sign" in refusal(batch).found
     assert log(settings) == before
-    hook.unlink()
+    git(settings.root, "config", "commit.gpgSign", "false")
     assert_taken_in(settings, accept(batch))
+
+
+def test_hooks_that_check_do_not_run_and_the_one_that_follows_does(settings: Settings) -> None:
+    for name, line in (("pre-commit", "exit 1"), ("commit-msg", "exit 1"), ("post-commit", "touch followed")):
+        hook = settings.root / ".git" / "hooks" / name
+        write(hook, f"#!/bin/sh\n{line}\n")
+        hook.chmod(0o755)
+    accept(judged_batch(settings, CATEGORY, ARRIVALS))
+    assert (settings.root / "followed").exists()
 
 
 def test_another_git_at_work_is_waited_for(settings: Settings) -> None:

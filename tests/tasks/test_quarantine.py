@@ -239,7 +239,7 @@ def test_the_page_counts_and_says_what_it_leaves_out(settings: Settings, monkeyp
     decide(settings, records[0], REJECTED, by="Ada", why="a scratch")
     text = page(settings)
     assert "<b>2 held</b><b>0 accepted</b><b>1 rejected</b>" in text
-    assert "The newest 2 of 3 are shown" in text
+    assert "2 of 3 are shown, those that are held first" in text
     assert text.count('class="card ') == 2
 
 
