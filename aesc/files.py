@@ -35,15 +35,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         fault = _disk_fault(error)
         if fault is None:
             raise
-        raise AescError(
-            path,
-            f"could not be written: {fault}",
-            allowed="a writable folder with free space",
-            todo="free some space or mend the permissions, then run the same command again; the earlier file is whole",
-        ) from error
+        raise not_written(path, fault, kept="the earlier file is whole") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, fault: BaseException, *, kept: str = "") -> AescError:
+    """The one error for a full disk or a folder that cannot be written; `kept` says what is not lost."""
+    todo = "free some space or mend the permissions, then run the same command again"
+    return AescError(
+        path,
+        f"could not be written: {getattr(fault, 'strerror', None) or fault}",
+        allowed="a writable folder with free space",
+        todo=f"{todo}; {kept}" if kept else todo,
+    )
 
 
 def _disk_fault(error: BaseException | None) -> BaseException | None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aesc.errors import AescError
+from aesc.files import not_written
 from aesc.layout import CLEAN_FOLDER
 from tasks.arrival_batch import ACCEPTED, Batch, unfinished_batch
 from tasks.commits import commit_file, find_repository, last_commit, require_branch
@@ -120,12 +121,7 @@ def _place(settings: Settings, targets: Mapping[str, Path]) -> None:
             unfinished.replace(target)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise AescError(
-                target,
-                f"could not be written: {error.strerror or error}",
-                allowed="a writable data folder with free space",
-                todo="free some space or mend the permissions, then run the same command again",
-            ) from error
+            raise not_written(target, error) from error
 
 
 def _commit(settings: Settings, batch: Batch, version: str, remote: str | None, *, count: int) -> str | None:

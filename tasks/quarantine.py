@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from aesc.errors import AescError
-from aesc.files import read_json, write_atomically, write_json
+from aesc.files import not_written, read_json, write_atomically, write_json
 from tasks.arrival_batch import ACCEPTED, QUARANTINED, Batch, new_batch, write_table
 from tasks.arrival_suite import OTHER_FORMAT, OTHER_SIZE, UNREADABLE
 from tasks.judging import SAME_CONTENT, open_gate
@@ -96,12 +96,7 @@ def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | 
         write_json(unfinished / RECORD, record)
         unfinished.replace(folder / name)
     except OSError as error:
-        raise AescError(
-            folder / name,
-            f"could not be written: {error.strerror or error}",
-            allowed="a writable folder with free space",
-            todo="free some space or mend the permissions, then run the same command again",
-        ) from error
+        raise not_written(folder / name, error) from error
 
 
 def _picture(image: Path, folder: Path, row: dict[str, Any], detector: Detector | None) -> str | None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from aesc.cache import sha256_of
 from aesc.errors import AescError
+from aesc.files import not_written
 from tasks.arrival_batch import Batch, new_batch, unfinished_batch, write_table
 from tasks.arrival_ledger import Ledger
 from tasks.arrivals import Arrival, MovedError, Source, open_source
@@ -125,12 +126,7 @@ def _fetch(source: Source, arrival: Arrival, folder: Path, number: int) -> dict[
         return None
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise AescError(
-            target,
-            f"could not be written: {error.strerror or error}",
-            allowed="a writable folder with free space",
-            todo="free some space, then run the same command again: what was copied is kept",
-        ) from error
+        raise not_written(target, error, kept="what was copied is kept") from error
     return row | {"sha256": digest}
 
 
