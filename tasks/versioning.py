@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal
@@ -129,11 +130,33 @@ def pinned_version(settings: Settings) -> str | None:
 def ensure_data(settings: Settings) -> None:
     """Fetch the data folder if it is missing and data.dvc names one; without data.dvc there is nothing yet: fine.
 
+    The sample is drawn if data.dvc names it and the remote does not hold it.
+
     Raises:
         AescError: the remote does not hold the version in data.dvc, or does not answer (transient).
     """
-    if (settings.root / POINTER).is_file() and _is_absent(settings.data):
+    if not (settings.root / POINTER).is_file() or not _is_absent(settings.data):
+        return
+    try:
         pull_data(settings)
+    except AescError as error:
+        if error.transient or not _draw_sample(settings):
+            raise
+
+
+def _draw_sample(settings: Settings) -> bool:
+    """Draw the sample data if data.dvc names them, as in a clone that nobody has used yet; whether it does."""
+    from aesc.sample import draw_sample
+
+    draw_sample(settings.data)
+    with open_repo(settings) as repo:
+        changes = repo.data_status(targets=["data"], granular=True, with_renames=False)["uncommitted"]
+        same = not any(paths for kind, paths in changes.items() if kind != "unknown")
+        if same:
+            repo.add(str(_absolute(settings, "data")))  # the cache has none of it
+    if not same:
+        shutil.rmtree(settings.data)
+    return same
 
 
 def _require_pointer(settings: Settings) -> None:

@@ -17,8 +17,8 @@ from aesc.errors import AescError
 from tasks import dvc_repo
 from tasks.commits import code_version
 from tasks.settings import Settings
-from tasks.versioning import DataVersion, pin_data_version, pull_data, track_data
-from tests.repositories import commit_pointer, git, make_project, write
+from tasks.versioning import DataVersion, ensure_data, pin_data_version, pull_data, track_data
+from tests.repositories import ROOT, commit_pointer, git, make_project, write
 
 DIGEST = "c0ffee"
 
@@ -261,6 +261,27 @@ def test_pull_of_a_version_that_was_never_pushed(project: Settings) -> None:
         pull_data(project)
     assert "dvc-remote" in caught.value.where
     assert not caught.value.transient
+
+
+def test_a_clone_that_nobody_has_used_draws_the_sample(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", images=0)
+    ensure_data(project)
+    assert not project.data.exists(), "without data.dvc there is nothing to fetch"
+    shutil.copy(ROOT / "data.dvc", project.root / "data.dvc")
+    commit_pointer(project)
+    ensure_data(project)
+    assert pin(project, category="fabric").version in (ROOT / "data.dvc").read_text(encoding="utf-8")
+    assert git(project.root, "status", "--porcelain") == ""
+
+
+def test_the_sample_does_not_stand_in_for_other_data(project: Settings) -> None:
+    pointer = (project.root / "data.dvc").read_bytes()
+    shutil.rmtree(project.data)
+    shutil.rmtree(project.root / ".dvc" / "cache")
+    with pytest.raises(AescError, match="does not hold data version"):
+        ensure_data(project)
+    assert not project.data.exists()
+    assert (project.root / "data.dvc").read_bytes() == pointer
 
 
 def test_a_held_lock_is_said(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
