@@ -24,7 +24,7 @@ from aesc.pixels import Pixels
 from aesc.seeding import Stream, generator
 
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Epoch:
 
 @dataclass
 class Trained:
-    """The network with the best weights, and how it got there."""
+    """The network with the best weights, and how it got there; `losses` (steps,) float32 is the loss of every step."""
 
     network: AESc
+    losses: Tensor
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     resumed_at: int = 0
@@ -57,6 +58,7 @@ class _State:
     optimiser: torch.optim.Adam
     schedule: torch.optim.lr_scheduler.ReduceLROnPlateau
     best: dict[str, Tensor]
+    losses: list[Tensor] = field(default_factory=list)  # of each epoch, on the CPU
     best_epoch: int = 0
     history: list[Epoch] = field(default_factory=list)
 
@@ -72,6 +74,7 @@ def fit(
     fingerprint: str = "",
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    most_steps: int | None = None,
 ) -> Trained:
     """Train an AESc on clean images.
 
@@ -84,6 +87,8 @@ def fit(
             `checkpoint_seconds`. Resuming is exact: an epoch's random draws depend on the seed and the epoch only.
         fingerprint: identifies data, parameters and code; a checkpoint of another one is not resumed.
         on_epoch: called after each epoch.
+        most_steps: stop after that many steps, in the middle of an epoch too: its losses are those of a whole run,
+            its network is not.
 
     Raises:
         AescError: the loss is not finite, or the checkpoint cannot be written.
@@ -106,8 +111,16 @@ def fit(
             check()
 
         for epoch in range(resumed_at, settings.epochs):
+            left = None if most_steps is None else most_steps - sum(map(len, state.losses))
+            if left is not None and left <= 0:
+                break
             rate = float(state.optimiser.param_groups[0]["lr"])
-            loss = _train_epoch(state, train, params=params, device=device, epoch=epoch, progress=progress)
+            losses, loss = _train_epoch(
+                state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
+            )
+            state.losses.append(losses)
+            if left is not None and len(losses) == left:
+                break
             psnr = validation_psnr(state.network, validation, params=params, device=device)
             _require_finite({"training loss": loss, "validation PSNR": psnr}, epoch, settings.learning_rate)
             state.schedule.step(psnr)
@@ -125,7 +138,8 @@ def fit(
                 on_epoch(state.history[-1])
     state.network.load_state_dict(state.best)
     state.network.eval()
-    return Trained(state.network, state.history, state.best_epoch, resumed_at)
+    losses = torch.cat(state.losses) if state.losses else torch.empty(0)
+    return Trained(state.network, losses, state.history, state.best_epoch, resumed_at)
 
 
 def _start(channels: int, params: Params, device: torch.device) -> _State:
@@ -152,16 +166,19 @@ def _train_epoch(
     device: torch.device,
     epoch: int,
     progress: Callable[[int], None],
-) -> float:
-    """One pass over `images_per_epoch` corrupted images; the mean loss."""
+    most_steps: int | None = None,
+) -> tuple[Tensor, float]:
+    """One pass over `images_per_epoch` corrupted images: (steps,) losses on the CPU, and their mean over images."""
     settings = params.training
     streams = {
         stream: generator(settings.seed, stream, epoch, device=device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)
     }
     dropout_stream = streams[Stream.DROPOUT] if params.network.dropout_in_training else None
     state.network.train()
-    total = torch.zeros((), device=device)
-    for indices in _order(len(train), settings.images_per_epoch, settings.seed, epoch).split(settings.batch_size):
+    order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
+    batches = order.split(settings.batch_size)[:most_steps]
+    losses = torch.empty(len(batches), device=device)  # stay on the device: no synchronisation inside an epoch
+    for step, indices in enumerate(batches):
         clean = train.batch(indices)
         corrupted, _ = corrupt(clean, params=params.corruption, generator=streams[Stream.CORRUPTION])
         state.optimiser.zero_grad(set_to_none=True)
@@ -170,9 +187,11 @@ def _train_epoch(
         loss = F.mse_loss(output, clean)
         loss.backward()
         state.optimiser.step()
-        total += loss.detach() * len(indices)  # stays on the device: no synchronisation inside an epoch
+        losses[step] = loss.detach()
         progress(len(indices))
-    return total.item() / settings.images_per_epoch
+    found = losses.cpu()
+    sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)
+    return found, float((found.double() * sizes).sum() / sizes.sum())
 
 
 def _require_finite(values: dict[str, float], epoch: int, learning_rate: float) -> None:
@@ -219,6 +238,7 @@ def _save(state: _State, path: Path, fingerprint: str) -> None:
         "schedule": state.schedule.state_dict(),
         "best": state.best,
         "best_epoch": state.best_epoch,
+        "losses": state.losses,
         "history": [asdict(epoch) for epoch in state.history],
     }
 
@@ -252,5 +272,6 @@ def _resume(state: _State, path: Path, fingerprint: str, device: torch.device) -
     state.schedule.load_state_dict(content["schedule"])
     state.best = {name: tensor.cpu() for name, tensor in content["best"].items()}
     state.best_epoch = content["best_epoch"]
+    state.losses = [losses.cpu() for losses in content["losses"]]
     state.history = [Epoch(**epoch) for epoch in content["history"]]
     return len(state.history)

@@ -34,7 +34,8 @@ def prepare_run(
     manifest = scan_category(Path(data_root), category, data=params.data, cache_folder=settings.cache)
     digest = content_digest(manifest)
     code = code_version(settings.root)
-    key = run_key(params=params, category=category, content_digest=digest, code=_method_digest())
+    code_digest = method_digest()
+    key = run_key(params=params, category=category, content_digest=digest, code=code_digest)
     label = f"{preset}-s{params.training.seed}-{key[:8]}"
     run, lock = open_run(settings.runs, category=category, label=label, key=key, resume=resume)
     _held[str(run.path)] = lock
@@ -44,6 +45,7 @@ def prepare_run(
         preset=preset,
         data_root=str(Path(data_root).resolve()),
         content_digest=digest,
+        code_digest=code_digest,
         commit=code.commit,
         dirty=code.dirty,
         branch=code.branch,
@@ -51,11 +53,12 @@ def prepare_run(
     return str(run.path)
 
 
-def _method_digest() -> str:
-    """sha256 of the method's own source: what an edit that is not committed yet changes too."""
-    import aesc
+def method_digest(folder: Path | None = None) -> str:
+    """sha256 of the method's own source, the package `aesc` in `folder`: what an uncommitted edit changes too."""
+    if folder is None:
+        import aesc
 
-    folder = Path(aesc.__file__).parent
+        folder = Path(aesc.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -30,6 +30,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.network = self.path / "network"
         self.history = self.path / "history.csv"
+        self.losses = self.path / "losses.npy"
         self.evaluation = self.path / "evaluation"
         self.scores = self.evaluation / "scores.parquet"
         self.detector = self.path / "detector"

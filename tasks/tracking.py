@@ -95,6 +95,9 @@ def log_run(run: RunFolder) -> str:
         "seed": metrics["seed"],
         "mlflow.source.git.commit": state["commit"] or "none",
         "git_dirty": str(state["dirty"]),
+        "code_digest": state.get("code_digest"),
+        "content_digest": state["content_digest"],
+        "data_root": state["data_root"],
         "weights_sha256": metrics["weights_sha256"],
         "strategy": metrics["strategy"],
         "metric_version": metrics["metric_version"],
@@ -112,8 +115,9 @@ def log_run(run: RunFolder) -> str:
     for start in range(0, len(rows), MOST_BATCH):
         tracking.log_batch(run_id, metrics=rows[start : start + MOST_BATCH])
     _log_datasets(tracking, run_id, run)
-    for path in (run.params_file, run.manifest_file, run.history, run.metrics, run.score_table):
-        tracking.log_artifact(run_id, str(path))
+    for path in (run.params_file, run.manifest_file, run.history, run.losses, run.metrics, run.score_table):
+        if path.is_file():  # a run of an earlier version of this project has no losses
+            tracking.log_artifact(run_id, str(path))
     for folder in (run.validation, run.figures, run.detector):
         tracking.log_artifacts(run_id, str(folder), folder.name)
     return str(run_id)

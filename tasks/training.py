@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,20 +48,35 @@ def decoded(
 @task(task_run_name="train {category}")
 def train_network(category: str, data_root: str, run_folder: str) -> str:
     """Train on the clean images, resuming a checkpoint of the same run; the weights' sha256."""
+    run = RunFolder(run_folder)
+    report = _ProgressReport(category, run.params().training.epochs)
+    return train_run(run, data_root=Path(data_root), on_epoch=report.update)
+
+
+def train_run(
+    run: RunFolder,
+    *,
+    data_root: Path,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    most_steps: int | None = None,
+) -> str:
+    """What `train_network` does, without Prefect; stopped after `most_steps` it leaves losses.npy, but no weights.
+
+    Returns:
+        The weights' sha256; "" if it was stopped.
+    """
     from aesc.device import describe_device, resolve_device
     from aesc.pixels import Pixels
     from aesc.training import fit
     from aesc.weights import DESCRIPTION, save_network
 
-    run = RunFolder(run_folder)
     if (run.network / DESCRIPTION).is_file():
         LOGGER.info("the interrupted run had finished training: its weights are used")
         return str(read_json(run.network / DESCRIPTION)["weights_sha256"])
     params, manifest = run.params(), run.manifest()
     device = resolve_device(params.training.device)
-    store, rows, channels = decoded(manifest, data_root=Path(data_root), params=params)
+    store, rows, channels = decoded(manifest, data_root=data_root, params=params)
     split = manifest["split"].to_numpy()
-    report = _ProgressReport(category, params.training.epochs)
 
     trained = fit(
         Pixels(store, rows[split == "train"], device),
@@ -68,18 +84,19 @@ def train_network(category: str, data_root: str, run_folder: str) -> str:
         channels=channels,
         params=params,
         device=device,
-        checkpoint=run.checkpoint,
+        checkpoint=run.checkpoint if most_steps is None else None,
         fingerprint=run.state["key"],
-        on_epoch=report.update,
+        on_epoch=on_epoch,
+        most_steps=most_steps,
     )
     if trained.resumed_at:
         LOGGER.info("resumed after epoch %d of %d", trained.resumed_at, params.training.epochs)
+    write_atomically(run.losses, lambda path: np.save(path, trained.losses.numpy()))
+    run.update(device=describe_device(device, params.training.precision))
+    if most_steps is not None:
+        return ""
     _write_history(run.history, trained.history)
-    run.update(
-        device=describe_device(device, params.training.precision),
-        best_epoch=trained.best_epoch,
-        training_seconds=trained.history[-1].seconds,
-    )
+    run.update(best_epoch=trained.best_epoch, training_seconds=trained.history[-1].seconds)
     # Last: a run that is taken up again trains no more once the network is there.
     description = save_network(trained.network, run.network)
     run.checkpoint.unlink(missing_ok=True)
@@ -91,16 +108,23 @@ class _ProgressReport:
 
     def __init__(self, category: str, epochs: int) -> None:
         self._epochs = epochs
+        self._category = category
         self._shown = 0
-        self._artifact: UUID = create_progress_artifact(
-            progress=0.0, key=f"training-{slug(category)}", description=f"epochs of {category}"
-        )  # type: ignore[assignment]
+        self._artifact: UUID | None = None
 
     def update(self, epoch: Epoch) -> None:
         percent = 100 * (epoch.epoch + 1) // self._epochs
-        if percent > self._shown:
+        if percent <= self._shown:
+            return
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(
+                progress=float(percent),
+                key=f"training-{slug(self._category)}",
+                description=f"epochs of {self._category}",
+            )  # type: ignore[assignment]
+        else:
             update_progress_artifact(artifact_id=self._artifact, progress=float(percent))
-            self._shown = percent
+        self._shown = percent
 
 
 def slug(text: str) -> str:

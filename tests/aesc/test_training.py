@@ -176,6 +176,8 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == [2, 3]
     assert whole.resumed_at == 0
     assert numbers(resumed.history) == numbers(whole.history)
+    assert torch.equal(resumed.losses, whole.losses)
+    assert len(whole.losses) == 12
     assert resumed.best_epoch == whole.best_epoch == 1
     assert same(weights(resumed), weights(whole))
     # Everything that a fifth epoch would start from: last and best weights, optimiser, schedule.
@@ -210,6 +212,26 @@ def test_checkpoints_are_written_after_the_first_and_the_last_epoch_and_not_too_
     monkeypatch.setattr(training, "_save", spy)
     trained(params(), checkpoint=tmp_path / "checkpoint.pt", checkpoint_seconds=3600.0)
     assert saved == [0, 3]
+
+
+# The trace of losses
+
+
+def test_the_trace_has_every_step_and_its_mean_is_the_epochs_loss() -> None:
+    result = trained(params("training.epochs=2", "training.images_per_epoch=10"))  # batches of 4, 4 and 2
+    assert result.losses.dtype == torch.float32
+    assert len(result.losses) == 6
+    assert len(result.losses.unique()) == 6
+    for epoch, losses in zip(result.history, result.losses.double().split(3), strict=True):
+        assert epoch.loss == pytest.approx(float((losses * torch.tensor([4, 4, 2])).sum() / 10), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 12, 20])
+def test_a_prefix_has_the_losses_of_the_whole_run(steps: int) -> None:
+    """Also past the end of an epoch, where the schedule may have changed the rate."""
+    settings = params("training.patience=1")
+    whole, prefix = trained(settings), trained(settings, most_steps=steps)
+    assert torch.equal(prefix.losses, whole.losses[:steps])
 
 
 # Best weights and schedule

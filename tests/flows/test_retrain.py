@@ -133,8 +133,8 @@ def test_mlflow_has_every_artifact(trained: dict[str, Any], client: MlflowClient
     )
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found >= {
-        *("params.json", "manifest.parquet", "history.csv", "metrics.json", "scores.csv", "summary.md"),
-        *("validation/index.html", "validation/result.json"),
+        *("params.json", "manifest.parquet", "history.csv", "losses.npy", "metrics.json", "scores.csv"),
+        *("summary.md", "validation/index.html", "validation/result.json"),
         *("detector/weights.safetensors", "detector/network.json", "detector/operating_point.json"),
         *(f"figures/{name}" for name in FIGURES),
     }
