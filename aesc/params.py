@@ -162,6 +162,31 @@ class Arrivals(Section):
     retrain_days: Annotated[float, Field(gt=0.0)]  # or a champion of this age
 
 
+class Promotion(Section):
+    """When a challenger takes the champion's place: see aesc/court.py."""
+
+    approval: Literal["automatic", "required"]
+    primary: Literal["image_auroc", "pixel_auroc", "aupro"]
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Rate
+    margin: Share  # how much worse the challenger may be, by the interval's unfavourable end: each defect type, pixels
+    margins: Annotated[tuple[tuple[str, Share], ...], Field(strict=False)]  # of single defect types: [[scratch, 0.01]]
+    detection_margin: Share
+    false_alarm_margin: Share
+    least_image_auroc: Share | None
+    least_aupro: Share | None
+    least_detection_rate: Share | None
+    most_false_alarm_rate: Share | None
+
+    @field_validator("margins", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        # YAML and JSON have lists only.
+        if isinstance(value, list):
+            return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+        return value
+
+
 class Params(Section):
     """All parameters of one run."""
 
@@ -174,6 +199,7 @@ class Params(Section):
     calibration: Calibration
     evaluation: Evaluation
     arrivals: Arrivals
+    promotion: Promotion
 
     def contradictions(self) -> Iterator[str]:
         if self.detection.strategy in ("uncertainty", "combined") and not any(self.network.dropout):
