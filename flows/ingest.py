@@ -17,7 +17,7 @@ from aesc.errors import AescError
 from flows.timing import timed
 from tasks.acceptance import accept_arrivals
 from tasks.arrival_batch import unfinished_batch
-from tasks.arrivals import arriving_categories
+from tasks.arrivals import arrival_place, arriving_categories
 from tasks.data_lock import INGEST, hold
 from tasks.ingest_report import combine, finish_batch
 from tasks.judging import judge_arrivals
@@ -49,7 +49,8 @@ def ingest(
         params_file: by default the project's params.yaml.
 
     Returns:
-        `categories`: one report a category, with counts, reasons, data version, commit, and the retraining decision.
+        `categories`: one report a category, with counts, reasons, data version, commit, and the retraining decision;
+        none where neither an argument nor AESC_ARRIVALS says what to look at.
 
     Raises:
         AescError: a category could not be ingested; the others were.
@@ -58,6 +59,10 @@ def ingest(
         LOGGER.setLevel(logging.INFO)
     settings = Settings()
     prepare_environment(settings)
+    if category is None and source is None and settings.arrivals is None:
+        # A schedule that nobody has set up yet: not a failure every 15 minutes.
+        LOGGER.info("nothing to do: AESC_ARRIVALS, the place that has a folder for each category, is not set")
+        return {"categories": []}
     parameters = str(params_file or settings.root / "params.yaml")
     places = _places(category, source, settings)
     reports: list[dict[str, Any]] = []
@@ -85,15 +90,7 @@ def ingest(
 
 def _places(category: str | None, source: str | None, settings: Settings) -> dict[str, str]:
     """Where the images of each category arrive."""
-    base = source or settings.arrivals
-    if base is None:
-        raise AescError(
-            "source",
-            "not given, and AESC_ARRIVALS is not set",
-            allowed="s3://bucket/prefix, or a folder",
-            todo="name one with --source, or set AESC_ARRIVALS to the place that has a folder for each category",
-            usage=True,
-        )
+    base = arrival_place(source, settings)
     if category is not None:
         return {category: base if source else f"{base.rstrip('/')}/{category}"}
     found = arriving_categories(base, settings=settings)

@@ -91,6 +91,20 @@ def open_source(address: str, *, settings: Settings, settle_seconds: float) -> S
     return _FolderSource(folder.resolve(), settle_seconds)
 
 
+def arrival_place(source: str | None, settings: Settings) -> str:
+    """`source`, or the place that the environment names; raises AescError if neither does."""
+    place = source or settings.arrivals
+    if place is None:
+        raise AescError(
+            "source",
+            "not given, and AESC_ARRIVALS is not set",
+            allowed="s3://bucket/prefix, or a folder",
+            todo="name one with --source, or set AESC_ARRIVALS to the place that has a folder for each category",
+            usage=True,
+        )
+    return place
+
+
 def arriving_categories(address: str, *, settings: Settings) -> list[str]:
     """The folders directly below a source, one a category; raises AescError like `open_source` and `listing`."""
     if address.startswith(S3):

@@ -15,6 +15,7 @@ from tasks.settings import Settings
 
 S3 = "s3://"
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 3, 10, 3
+_CONNECTIONS = 32  # no fewer than whoever works in parallel has threads
 _WRONG_KEYS = {
     "InvalidAccessKeyId": "does not know the access key",
     "SignatureDoesNotMatch": "rejects the secret key that goes with the access key",
@@ -89,6 +90,7 @@ def connect(settings: Settings) -> tuple[Any, str]:
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
         retries={"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
+        max_pool_connections=_CONNECTIONS,
     )
     try:
         session = boto3.Session()

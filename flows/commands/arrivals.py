@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands.shell import AnyCategory, Category, DataFolder, Json, ParamsFile, Preset, Report, command
+from flows.commands.shell import (
+    AnyCategory,
+    By,
+    Category,
+    DataFolder,
+    Json,
+    ParamsFile,
+    Preset,
+    Reason,
+    Report,
+    command,
+    user,
+)
 
 quarantine_app = typer.Typer(
     help="Arrivals that were not taken in: look at them, and accept or reject them.",
@@ -18,8 +29,6 @@ quarantine_app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it is recorded.")]
-By = Annotated[str | None, typer.Option(help="Who decides [default: the user's name]")]
 Entry = Annotated[list[str], typer.Argument(help="Ids from `aesc quarantine list`, or their first digits.")]
 
 
@@ -51,6 +60,10 @@ def ingest(
     load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # this command says by itself what went wrong
     prepare_environment(settings)
+
+    from tasks.arrivals import arrival_place
+
+    arrival_place(source, settings)
 
     from flows.embedded_server import start_embedded_server
     from flows.ingest import ingest as flow
@@ -218,7 +231,7 @@ def accept(entries: Entry, reason: Reason, by: By = None, preset: Preset = "quic
     from flows.release import release_from_quarantine
 
     start_embedded_server()
-    value: dict[str, Any] = release_from_quarantine(list(records), by=by or _user(), reason=reason, preset=preset)
+    value: dict[str, Any] = release_from_quarantine(list(records), by=by or user(), reason=reason, preset=preset)
     return Report(value, "\n".join(_lines(report) for report in value["categories"]))
 
 
@@ -238,12 +251,5 @@ def reject(entries: Entry, reason: Reason, by: By = None, as_json: Json = False)
     records = {record["id"]: record for record in (find_entry(settings, name) for name in entries)}
     for record in records.values():
         require_undecided(record)
-    decided = [decide(settings, record, REJECTED, by=by or _user(), why=reason) for record in records.values()]
+    decided = [decide(settings, record, REJECTED, by=by or user(), why=reason) for record in records.values()]
     return Report({"entries": decided}, "\n".join(f"rejected {record['id']} ({record['key']})" for record in decided))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
 import os
@@ -36,6 +37,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override one parameter, e.g. training.epochs=5; repeatable.")
 ]
 
+By = Annotated[str | None, typer.Option(help="Who decides [default: the user's name]")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it is recorded.")]
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -46,6 +50,14 @@ class Report:
         self.value = value
         self.text = text
         self.ok = ok
+
+
+def user() -> str:
+    """The name of who types the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def command(function: Command) -> Command:
