@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,16 @@ from tasks.retries import retried_task
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from aesc.detector import Detector
+    from aesc.detector import Detector, Prediction
+    from aesc.images import Image
 
 RECORD = "reason.json"
 HEATMAP, PREVIEW = "heatmap.png", "preview.png"
 HELD, REJECTED = "held", "rejected"
 SHOWN = 500  # on the page; the folder and `aesc quarantine list` have all
+CHUNK = 16  # images that the champion looks at together
 _PREVIEW_SIDE = 256
+_MAX_MEGAPIXELS = 100.0  # of a preview
 
 
 def quarantine_folder(settings: Settings, category: str) -> Path:
@@ -47,8 +51,15 @@ def quarantine_arrivals(category: str, batch_folder: str, params_file: str) -> i
     missing = [row for row in held.to_dict("records") if not (folder / entry_id(row, batch.state["source"])).is_dir()]
     if missing:
         detector, _ = open_gate(category, settings)
-        for row in missing:
-            _keep({str(key): value for key, value in row.items()}, batch, folder, detector)
+        for start in range(0, len(missing), CHUNK):
+            rows = [{str(key): value for key, value in row.items()} for row in missing[start : start + CHUNK]]
+            images = _readable(rows, batch, detector)
+            predictions = (
+                detector.predict_batch([detector.preprocess(one) for one in images.values()]) if detector else []
+            )
+            found = dict(zip(images, predictions, strict=False))
+            for row in rows:
+                _keep(row, batch, folder, images.get(row["file"]), detector, found.get(row["file"]))
     if missing or not (folder / "index.html").is_file():
         write_page(settings, category)
     return len(held)
@@ -60,7 +71,26 @@ def entry_id(row: Any, source: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | None) -> None:
+def _readable(rows: list[dict[str, Any]], batch: Batch, detector: Detector | None) -> dict[str, Image]:
+    """The decoded images among these arrivals, by file."""
+    from aesc.images import read_image
+
+    limit = detector.operating_point.max_megapixels if detector else _MAX_MEGAPIXELS
+    found = {}
+    for row in rows:
+        with suppress(AescError):
+            found[str(row["file"])] = read_image(batch.files / row["file"], max_megapixels=limit)
+    return found
+
+
+def _keep(
+    row: dict[str, Any],
+    batch: Batch,
+    folder: Path,
+    image: Image | None,
+    detector: Detector | None,
+    prediction: Prediction | None,
+) -> None:
     """Make an entry in one step: it is whole or it is not there."""
     state = batch.state
     name = entry_id(row, state["source"])
@@ -68,11 +98,11 @@ def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | 
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        image = unfinished / f"image{Path(row['file']).suffix}"
-        shutil.copyfile(batch.files / row["file"], image)
-        with image.open("rb") as file:
+        kept = unfinished / f"image{Path(row['file']).suffix}"
+        shutil.copyfile(batch.files / row["file"], kept)
+        with kept.open("rb") as file:
             os.fsync(file.fileno())  # the batch's copy goes when the batch has ended
-        picture = _picture(image, unfinished, row, detector)
+        picture = _picture(unfinished, row, image, detector, prediction)
         record = {
             "id": name,
             "status": HELD,
@@ -89,7 +119,7 @@ def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | 
             "residual": _number(row["residual"]),
             "uncertainty": _number(row["uncertainty"]),
             "gate": state.get("gate", ""),
-            "image": image.name,
+            "image": kept.name,
             "picture": picture,
             "decisions": [],
         }
@@ -99,24 +129,22 @@ def _keep(row: dict[str, Any], batch: Batch, folder: Path, detector: Detector | 
         raise not_written(folder / name, error) from error
 
 
-def _picture(image: Path, folder: Path, row: dict[str, Any], detector: Detector | None) -> str | None:
+def _picture(
+    folder: Path, row: dict[str, Any], image: Image | None, detector: Detector | None, prediction: Prediction | None
+) -> str | None:
     """Draw the heatmap, or a preview where there is no champion; the file's name, None for an unreadable image."""
     from PIL import Image as PillowImage
 
-    from aesc.images import read_image, to_network_input
+    from aesc.images import to_network_input
     from tasks.heatmaps import write_heatmap
 
-    limit = detector.operating_point.max_megapixels if detector else 100.0
-    try:
-        decoded = read_image(image, max_megapixels=limit)
-    except AescError:
+    if image is None:
         return None
-    if detector:
-        prediction = detector.predict(decoded)
+    if detector and prediction:
         shown = "uncertainty" if row["detail"].startswith("uncertainty") else None
         write_heatmap(prediction, detector, folder / HEATMAP, strategy=shown)  # type: ignore[arg-type]
         return HEATMAP
-    pixels = to_network_input(decoded, size=_PREVIEW_SIDE, channels=3)
+    pixels = to_network_input(image, size=_PREVIEW_SIDE, channels=3)
     write_atomically(folder / PREVIEW, lambda path: PillowImage.fromarray(pixels).save(path, format="PNG"))
     return PREVIEW
 
