@@ -75,6 +75,26 @@ def committed_bytes(root: Path, name: str) -> bytes | None:
     return result.stdout if result.returncode == 0 else None
 
 
+def clone_commit(root: Path, commit: str, folder: Path) -> Path:
+    """Check `commit` out into a clone in `folder`, which must not exist; where in it the folder `root` is.
+
+    The clone borrows the repository's objects and leaves nothing there: no worktree, no branch, no changed index.
+
+    Raises:
+        AescError: there is no repository, or it does not have the commit.
+    """
+    top = find_repository(root)
+    if top is None:
+        raise AescError(root, f"no git repository, so commit {commit} cannot be had", todo="work in a clone")
+    if _git(root, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        todo = "git fetch (git fetch --unshallow in a shallow clone), or work in the clone that has it"
+        raise AescError(f"commit {commit}", f"not in the repository {top}", todo=todo)
+    _checked(root, _git(root, "clone", "--quiet", "--shared", "--no-checkout", "--template=", str(top), str(folder)))
+    quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "advice.detachedHead=false")
+    _checked(folder, _git(folder, *quiet, "checkout", "--quiet", "--detach", commit))
+    return folder / root.resolve().relative_to(top.resolve())
+
+
 def require_branch(root: Path) -> None:
     """Stop unless a commit made now would be on a branch.
 

@@ -153,6 +153,18 @@ def log_report(
     return run_id
 
 
+def tag_run(run_id: str, tags: dict[str, str]) -> None:
+    """Set tags of an MLflow run; raises AescError if MLflow cannot be reached."""
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+
+
 def finish_run(run: RunFolder) -> None:
     """Add the summary and mark the MLflow run as finished; the last step, so an unfinished one is seen as such."""
     tracking, run_id = client(), run.state["mlflow_run_id"]

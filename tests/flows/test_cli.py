@@ -18,7 +18,7 @@ from tests.flows.conftest import Imports
 from tests.repositories import ROOT, git, make_project
 
 COMMANDS = (
-    *("sample", "import", "validate", "params", "retrain", "register", "inspect"),
+    *("sample", "import", "validate", "params", "retrain", "register", "inspect", "replay"),
     *("up", "status", "down", "env", "deploy"),
 )
 HEAVY = ("dvc", "great_expectations", "matplotlib", "mlflow", "numpy", "pandas", "prefect", "torch")
