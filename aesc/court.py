@@ -232,7 +232,7 @@ def judge(
     if not better:
         open_questions.insert(0, f"not shown to be better: {describe(primary)}")
     verdict: Ruling = "REJECT" if against else "HOLD" if open_questions else "PROMOTE"
-    reasons = against + open_questions
+    reasons = against or open_questions
     if verdict == "PROMOTE":
         reasons = [f"better: {describe(primary)}", f"all {len(guarded)} guarded metrics are within their margins"]
     return Judgement(

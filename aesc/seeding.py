@@ -20,6 +20,7 @@ class Stream(IntEnum):
     HELD_OUT = 6
     BOOTSTRAP = 7
     DRILL = 8
+    COURT = 9
 
 
 def derive_seed(seed: int, stream: Stream, *path: int) -> int:

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-TAKEN_UP_AGAIN = ("retrain", "retrain-all")
+TAKEN_UP_AGAIN = ("retrain", "retrain-all", "promote")
 GIVEN_UP = ("ingest", "inspect")
 SILENCE = timedelta(minutes=5)  # ten heartbeats; a server that was away for longer takes live runs for dead ones
 START = timedelta(minutes=30)  # from a worker's taking a run to its first line: a node and an image may be fetched

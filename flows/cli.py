@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from aesc.errors import AescError
-from flows.commands import arrivals, data, inspection, replay, stack, training
+from flows.commands import arrivals, data, inspection, promotion, replay, stack, training
 
 # Click's own, or that of the copy that newer versions of typer bring.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -34,6 +34,11 @@ app.command("replay")(replay.replay)
 app.command("ingest")(arrivals.ingest)
 app.command("drill")(arrivals.drill)
 app.add_typer(arrivals.quarantine_app, name="quarantine")
+app.command("promote")(promotion.promote)
+app.command("approve")(promotion.approve)
+app.command("rollback")(promotion.rollback)
+app.command("history")(promotion.history)
+app.command("compare")(promotion.compare)
 app.command("up")(stack.up)
 app.command("status")(stack.status)
 app.command("down")(stack.down)

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from flows.timing import timed
+from tasks.announcement import announce_version
 from tasks.calibration import calibrate_threshold, draw_figures
 from tasks.data_lock import DATA, hold
 from tasks.evaluation import evaluate_detector
@@ -61,7 +62,7 @@ def retrain(
     """
     if LOGGER.level == logging.NOTSET:  # under a worker nobody else asks for the stages' lines
         LOGGER.setLevel(logging.INFO)
-    _require_few_starts()
+    require_few_starts()
     settings = Settings()
     prepare_environment(settings)
     _tag_flow_run(category, preset)
@@ -98,20 +99,21 @@ def retrain(
                 register_model(category, run_folder)
             run.update(seconds=seconds)
             publish_summary(category, run_folder)
+            announce_version(category, run_folder)
         finally:
             if run_folder is not None:
                 release_run(run_folder)
     return summarise(run)
 
 
-def _require_few_starts() -> None:
+def require_few_starts() -> None:
     """Fail, which ends a flow run for good, where crashing would have it started for ever."""
     if (starts := flow_run.run_count or 0) > MOST_STARTS:
         raise AescError(
             f"flow run {flow_run.name}",
             f"its process was killed {starts - 1} times",
             allowed=f"{MOST_STARTS} starts",
-            todo="find out what kills it (too little memory?), then start a new run: it goes on from the checkpoint",
+            todo="find out what kills it (too little memory?), then start a new run: it takes up what is finished",
         )
 
 

@@ -112,6 +112,18 @@ def download_detector(category: str, version: str, folder: Path) -> Path:
     return target / "detector"
 
 
+def require_loadable(category: str, version: Registered) -> None:
+    """Fetch a version anew and load it, past the cache of fetched detectors.
+
+    Raises:
+        AescError: its files are gone or damaged, or MLflow cannot be reached.
+    """
+    from aesc.detector import Detector
+
+    with tempfile.TemporaryDirectory() as scratch:
+        Detector.load(download_detector(category, version.version, Path(scratch)), device="cpu")
+
+
 def only_category() -> str:
     """The category of the only registered model.
 
@@ -244,9 +256,10 @@ def _register(run: RunFolder, run_id: str) -> Registered:
         number = str(tracking.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id).version)
     for key, value in _version_tags(run, metrics).items():
         tracking.set_model_version_tag(name, number, key, value)
-    tracking.set_registered_model_alias(name, CHALLENGER, number)
-    if CHAMPION not in _aliases(tracking, name):
-        tracking.set_registered_model_alias(name, CHAMPION, number)
+    from tasks.aliases import place_registered
+
+    made_by_run = f"flow run {flow_run.name}" if flow_run.id else "aesc register"
+    place_registered(Registered(name, number, run_id, ()), state["category"], by=made_by_run)
     aliases = tuple(sorted(key for key, value in _aliases(tracking, name).items() if value == number))
     return Registered(name, number, run_id, aliases)
 
