@@ -24,6 +24,7 @@ from tests.servers import Server, executable
 
 pytestmark = pytest.mark.integration
 
+TRIGGERS = {"aesc: retrain after new images", "aesc: promote after a registration"}
 QUIET = 10  # seconds, the least that Prefect allows; prefect.yaml says more
 LATE = 25.0  # seconds after the quiet in which the server may still start a run
 
@@ -92,7 +93,7 @@ def test_a_terminal_is_asked_nothing_and_the_second_time_changes_nothing(deploye
     assert git(deployed.project, "status", "--porcelain").split() == ["M", "prefect.yaml"]
     assert f"within: {QUIET}\n" in (deployed.project / "prefect.yaml").read_text(encoding="utf-8")
     with prefect_client(deployed.server) as client:
-        assert [found.name for found in client.read_automations()] == ["aesc: retrain after new images"]
+        assert {found.name for found in client.read_automations()} == TRIGGERS
 
 
 def in_a_terminal(deployed: Deployed, *command: str) -> tuple[int, str]:
@@ -146,21 +147,42 @@ def test_events_of_a_category_become_one_run_that_starts_after_the_last(deployed
     assert {name: len(found) for name, found in runs(deployed).items()} == {"bolt": 2, "nut": 1}
 
 
-def accept(deployed: Deployed, categories: list[str]) -> None:
-    """Send the event of accepted images, as the ingestion does."""
+def test_each_registration_starts_a_promotion(deployed: Deployed) -> None:
+    sent = [("bolt", "1"), ("bolt", "2"), ("nut", "1")]
+    for category, version in sent:
+        payload = {"category": category, "version": version, "preset": "demo", "data": ""}
+        emit(deployed, "aesc.model.registered", [payload])
+
+    def all_of_them() -> list[Any] | None:
+        with prefect_client(deployed.server) as client:
+            found = asked_for(client, flow="promote")
+        return found if len(found) >= len(sent) else None
+
+    found = wait_for("promotions", all_of_them, timeout=LATE)
+    assert sorted((run.parameters["category"], run.parameters["version"]) for run in found) == sent
+    assert {(run.parameters["preset"], run.parameters["data"]) for run in found} == {("demo", "")}
+
+
+def emit(deployed: Deployed, event: str, payloads: list[dict[str, Any]]) -> None:
+    """Send an event about the category of each payload."""
     code = (
         "import json, sys\nfrom prefect.events import emit_event\n"
-        "for name in json.loads(sys.argv[1]):\n"
-        "    payload = {'category': name, 'preset': 'demo', 'data_version': 'v', 'new_images': 3}\n"
-        "    resource = {'prefect.resource.id': f'aesc.category.{name}'}\n"
-        "    emit_event(event='aesc.data.accepted', resource=resource, payload=payload)\n"
+        "for payload in json.loads(sys.argv[2]):\n"
+        "    resource = {'prefect.resource.id': 'aesc.category.' + payload['category']}\n"
+        "    emit_event(event=sys.argv[1], resource=resource, payload=payload)\n"
     )
     subprocess.run(
-        [str(executable("python")), "-c", code, json.dumps(categories)],
+        [str(executable("python")), "-c", code, event, json.dumps(payloads)],
         env=prefect_environment(deployed.server.env),
         check=True,
         timeout=60,
     )
+
+
+def accept(deployed: Deployed, categories: list[str]) -> None:
+    """Send the event of accepted images, as the ingestion does."""
+    how = {"preset": "demo", "data_version": "v", "new_images": 3}
+    emit(deployed, "aesc.data.accepted", [{"category": name, **how} for name in categories])
 
 
 def runs(deployed: Deployed) -> dict[str, list[Any]]:
@@ -182,7 +204,7 @@ def test_automations_are_made_once_and_changed_when_they_must(
             found = {one.name: one for one in client.read_automations()}
             names = create_automations(silence=timedelta(seconds=40))
             after = {one.name: one for one in client.read_automations()}
-        assert set(names) == {name for name in after if name != "aesc: retrain after new images"}
+        assert set(names) == set(after) - TRIGGERS
         return {name: (found.get(name), after[name]) for name in names}
 
     assert all(before is None for before, _ in seen().values())
