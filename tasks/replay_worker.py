@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from aesc.errors import AescError
 from aesc.files import read_json, write_json
 from tasks.run_folder import RunFolder
@@ -42,7 +44,16 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.training import train_run
 
     category, data_root, run = request["category"], Path(request["data_root"]), RunFolder(request["run_folder"])
-    manifest = scan_category(data_root, category, data=run.params().data, cache_folder=Settings().cache)
+    try:
+        params = run.params()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise AescError(
+            "the recorded parameters",
+            f"do not fit the code of the run's commit: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            todo="the run was made by other code than its commit's: nothing can be trained from it",
+        ) from None
+    manifest = scan_category(data_root, category, data=params.data, cache_folder=Settings().cache)
     save_manifest(manifest, run.manifest_file)
     version = {"kind": "content", "version": content_digest(manifest)}
     run.update(key="replay", category=category, finished=False, data_version=version)

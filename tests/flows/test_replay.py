@@ -24,7 +24,7 @@ from PIL import Image
 from aesc.errors import AescError
 from aesc.files import read_json, write_json
 from flows.commands.replay import _text
-from tasks import replay as replaying
+from tasks import replay_training
 from tasks.replay import replay
 from tasks.replay_record import find_record
 from tasks.replay_scratch import place_data, recorded_files, scratch_folder
@@ -111,7 +111,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         begun.append(arguments)
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(replaying, "_run", refuse)
+    monkeypatch.setattr(replay_training, "_run", refuse)
 
     def check() -> None:
         assert not begun
@@ -287,6 +287,11 @@ def test_what_cannot_be_replayed_says_why(trained: Trained, settings: Settings, 
     with pytest.raises(AescError, match="not a finished training"):
         replay(run.info.run_id, settings=settings)
     untrained()
+
+
+def test_parameters_that_the_commits_code_does_not_know_are_named(trained: Trained, settings: Settings) -> None:
+    with trained.trained_with(later=1), pytest.raises(AescError, match=r"do not fit .* training\.later: Extra inputs"):
+        replay("champion", steps=1, settings=settings)
 
 
 def test_files_that_the_cache_lacks_come_from_the_remote_and_the_cache_stays_as_it_is(

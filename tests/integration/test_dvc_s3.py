@@ -6,11 +6,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
+import pandas as pd
 import pytest
 
 from aesc.errors import AescError
+from tasks.replay_scratch import place_data
 from tasks.settings import Settings
 from tasks.storage import check_s3
 from tasks.versioning import pin_data_version, pull_data, track_data
@@ -70,6 +73,31 @@ def test_push_and_pull(project: Settings, s3_server: Server) -> None:
     assert git(project.root, "status", "--porcelain") == ""
     files = [path for path in project.root.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET_KEY.encode() in path.read_bytes()]
+
+
+def test_a_replay_fetches_from_the_remote_into_its_scratch_folder(
+    project: Settings, s3_server: Server, tmp_path: Path
+) -> None:
+    version = pin_data_version(project.data, "bottle", "", settings=project)
+    names = [f"bottle/train/good/{index:03d}.png" for index in range(3)]
+    record = SimpleNamespace(
+        category="bottle",
+        data_version=version.version,
+        data_version_kind="dvc",
+        manifest=pd.DataFrame({"path": names}),
+    )
+    (project.data / names[0]).write_text("changed since", encoding="utf-8")
+    cache = project.root / ".dvc" / "cache"
+    shutil.rmtree(cache)
+    place_data(record, tmp_path / "scratch", settings=project)  # type: ignore[arg-type]
+    assert [(tmp_path / "scratch" / name).read_text() for name in names] == ["image 0", "image 1", "image 2"]
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+    lost = next(key for key in keys(s3_server, project.dvc_remote) if not key.endswith(".dir"))
+    s3_client(s3_server.env).delete_object(Bucket="dvc", Key=lost)
+    with pytest.raises(AescError, match="holds 1 of its files, the first bottle/train/good/"):
+        place_data(record, tmp_path / "again", settings=project)  # type: ignore[arg-type]
+    assert not list((tmp_path / "again").rglob("*.png"))
 
 
 def test_every_version_is_pushed(project: Settings) -> None:
