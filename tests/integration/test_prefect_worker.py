@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 STAGES = ("prepare", "validate", "pin", "train", "evaluate", "calibrate", "register")
 TASKS = {
     *("prepare", "validate", "check the stores of", "pin the data version of", "train", "evaluate", "calibrate"),
-    *("draw", "register", "summarise"),
+    *("draw", "register", "summarise", "announce"),
 }
 
 
@@ -74,7 +74,7 @@ def finished(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -
 
 def seen(server: Server) -> dict[str, Any]:
     with prefect_client(server) as client:
-        (run,) = asked_for(client)
+        (run,) = asked_for(client, flow="retrain")
         return {
             "flow_run": run,
             "task_runs": client.read_task_runs(),
