@@ -44,6 +44,7 @@ def replay(
     category: str | None = None,
     steps: int | None = None,
     tolerance: float | None = None,
+    data: Path | None = None,
     anyway: bool = False,
     settings: Settings,
 ) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def replay(
         steps: replay only that many steps and compare their losses.
         tolerance: how much may differ within the tolerance: metrics, absolute (0.01); with `steps` losses, relative
             (0.0001).
+        data: a folder of categories with the run's images, instead of the recorded data version.
         anyway: replay although the data are not those of the run.
 
     Returns:
@@ -78,7 +80,7 @@ def replay(
         tolerance = METRIC_TOLERANCE if steps is None else LOSS_TOLERANCE
     with scratch_folder(settings) as scratch:
         code = clone_commit(settings.root, record.commit, scratch / "code")
-        data_root = place_data(record, scratch / "data", settings=settings)
+        data_root = place_data(record, scratch / "data", settings=settings, data=data)
         fixed = [*_code_differences(record, code), *_input_differences(record, data_root, anyway=anyway)]
         machine = _machine_differences(record)
         _say(record, [*fixed, *machine])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,8 @@ def find_record(model: str, *, category: str | None) -> Record:
 
 def _read(run_id: str, version: str | None) -> Record:
     tracking = client()
-    data = tracking.get_run(run_id).data
-    tags = data.tags
+    run = tracking.get_run(run_id)
+    data, tags = run.data, run.data.tags
     missing = [name for name in ("category", "data_version", "weights_sha256", "seed") if name not in tags]
     names = {item.path for item in tracking.list_artifacts(run_id)}
     missing += [name for name in ("params.json", "manifest.parquet", "metrics.json") if name not in names]
@@ -115,7 +117,7 @@ def _read(run_id: str, version: str | None) -> Record:
             code_digest=tags.get("code_digest"),
             data_version=tags["data_version"],
             data_version_kind=tags.get("data_version_kind", "dvc"),
-            data_root=tags.get("data_root"),
+            data_root=tags.get("data_root") or _dataset_folder(run),
             params=read_json(fetched("params.json")),
             logged_params=dict(data.params),
             seed=tags["seed"],
@@ -126,6 +128,15 @@ def _read(run_id: str, version: str | None) -> Record:
             device=_section(tags, "device."),
             versions=_section(tags, "version."),
         )
+
+
+def _dataset_folder(run: Any) -> str | None:
+    """Where the run's dataset inputs say that the images were: earlier runs have no tag for it."""
+    for inputs in run.inputs.dataset_inputs:
+        with suppress(ValueError, TypeError, AttributeError):
+            if uri := json.loads(inputs.dataset.source).get("uri"):
+                return str(uri).removeprefix("file://")
+    return None
 
 
 def _section(tags: Mapping[str, str], prefix: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from aesc.cache import sha256_of, threaded_map
 from aesc.errors import AescError
 from aesc.layout import list_files
+from aesc.manifest import require_category
 from tasks.dvc_repo import open_repo, readable_transfer, remote_address
 from tasks.replay_record import Record
 from tasks.settings import Settings
@@ -43,14 +44,18 @@ def scratch_folder(settings: Settings) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def place_data(record: Record, folder: Path, *, settings: Settings) -> Path:
-    """The folder of categories to train on: the recorded one for data outside DVC, else `folder`, which is filled.
+def place_data(record: Record, folder: Path, *, settings: Settings, data: Path | None = None) -> Path:
+    """The folder of categories to train on: `data` if given, the recorded one for data outside DVC, else `folder`.
 
-    Files come from DVC's cache, linked where the file system can, and those that it lacks from the DVC remote.
+    `folder` is filled with files of DVC's cache, linked where the file system can, and those that it lacks of the DVC
+    remote.
 
     Raises:
-        AescError: neither holds the data version, or the recorded folder is gone.
+        AescError: neither holds the data version, or the recorded or given folder has no such category.
     """
+    if data is not None:
+        require_category(data, record.category)
+        return data
     if record.data_version_kind != "dvc":
         root = Path(record.data_root or "")
         if not record.data_root or not (root / record.category).is_dir():
@@ -59,7 +64,7 @@ def place_data(record: Record, folder: Path, *, settings: Settings) -> Path:
                 f"its files were in {record.data_root or 'a folder that the run did not record'}, and are not there "
                 "now; DVC does not version them",
                 allowed="the images that the run was trained on, where they were",
-                todo="put them back; `aesc import` brings images under DVC, so that they can be found again",
+                todo="put them back, or name the folder of categories that has them now: --data FOLDER",
             )
         return root
     with open_repo(settings) as repo:
@@ -138,5 +143,5 @@ def _missing(record: Record, found: str) -> AescError:
         f"data version {record.data_version}",
         f"{found}; nothing was trained",
         allowed="a data version that the cache or the remote holds",
-        todo="dvc push where it is, or name the remote that has it: AESC_DVC_REMOTE",
+        todo="dvc push where it is, or name the remote that has it (AESC_DVC_REMOTE) or a folder (--data)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,9 @@ def replay(
             min=0.0, help="How far metrics may differ [default: 0.01]; with --steps losses, relative [0.0001]"
         ),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of categories with the run's images [default: as recorded]")
+    ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Replay even if the data are not those of the run.")] = False,
     as_json: Json = False,
 ) -> Report:
@@ -45,7 +49,15 @@ def replay(
     from tasks.replay import replay as make_again
     from tasks.replay_verdict import DIVERGED
 
-    value = make_again(model, category=category, steps=steps, tolerance=tolerance, anyway=anyway, settings=settings)
+    value = make_again(
+        model,
+        category=category,
+        steps=steps,
+        tolerance=tolerance,
+        data=data.resolve() if data else None,
+        anyway=anyway,
+        settings=settings,
+    )
     return Report(value, _text(value), ok=value["verdict"] != DIVERGED)
 
 

@@ -26,7 +26,7 @@ from aesc.files import read_json, write_json
 from flows.commands.replay import _text
 from tasks import replay_training
 from tasks.replay import replay
-from tasks.replay_record import find_record
+from tasks.replay_record import _dataset_folder, find_record
 from tasks.replay_scratch import place_data, recorded_files, scratch_folder
 from tasks.settings import Settings
 from tests.clones import CATEGORY, PRESET, make_clone
@@ -215,6 +215,8 @@ def test_a_changed_image_is_named_before_training_and_diverges(
         assert f"data {changed}: " in caught.value.found
         assert "--anyway" in caught.value.todo
         value = replay("champion", steps=4, anyway=True, settings=settings)
+        elsewhere = replay("champion", steps=4, data=trained.project.root / "data", settings=settings)
+    assert (elsewhere["verdict"], elsewhere["differs"]) == ("identical", [])
     assert value["verdict"] == "diverged"
     assert value["step"] in range(4)
     assert [(item["what"], item["name"]) for item in value["differs"]] == [("data", changed)]
@@ -309,6 +311,7 @@ def test_files_that_the_cache_lacks_come_from_the_remote_and_the_cache_stays_as_
     original = trained.project.root / "data"
     wanted = recorded_files(record)
     assert len(wanted) == 40 + 4 + 3 + 3
+    assert _dataset_folder(trained.client.get_run(trained.run_id)) == record.data_root == str(original)
     for path in wanted:
         assert (data / path).read_bytes() == (original / path).read_bytes()
     linked = place_data(record, trained.project.root / ".aesc" / "linked", settings=settings)
