@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from aesc.errors import AescError
@@ -27,6 +26,7 @@ from aesc.params import LocalKind, Params
 from tasks.data_lock import DATA, hold
 from tasks.lineage import learnt_from, readable_errors
 from tasks.registry import Registered, download_detector, model_uri, resolve
+from tasks.retries import retried_task
 from tasks.settings import Settings
 from tasks.tracking import client
 from tasks.training import slug
@@ -106,7 +106,7 @@ class Court:
         return pixels, mask[0, 0].numpy().astype(np.bool_)
 
 
-@task(task_run_name="hear version {challenger} of {category}")
+@retried_task(task_run_name="hear version {challenger} of {category}")
 def hear_versions(
     category: str, champion: str, challenger: str, *, preset: str, data_root: str, params_file: str
 ) -> str:
@@ -162,6 +162,9 @@ def hear(category: str, champion: str, challenger: str, *, data_root: Path, para
         leaked = [len(test & one) for one in learnt]
         if leaked[0]:
             notes.append(f"the champion was made from {leaked[0]} of the test images, which flatters it")
+        kinds = {one.defect for one in exhibits}
+        if unknown := [name for name, _ in params.promotion.margins if name not in kinds]:
+            notes.append(f"promotion.margins names what the test images do not have: {', '.join(unknown)}")
         seed = derive_seed(params.training.seed, Stream.COURT)
         labels, defects = [one.label for one in exhibits], [one.defect for one in exhibits]
         old, new = (_ask(one, court) for one in detectors)
