@@ -19,7 +19,7 @@ from aesc.archive_members import ARCHIVE_DAMAGE, ARCHIVES, Limits, Member, membe
 from aesc.cache import sha256_of
 from aesc.errors import AescError
 from aesc.images import IMAGE_SUFFIXES
-from aesc.layout import CLEAN_FOLDER, MASK_FOLDER, TEST_FOLDER, TRAIN_FOLDER
+from aesc.layout import CATEGORY_NAME, CLEAN_FOLDER, MASK_FOLDER, TEST_FOLDER, TRAIN_FOLDER
 
 Note = Callable[[str], None]
 
@@ -29,7 +29,6 @@ _STAGING = ".importing"
 _BLOCK = 2**20
 _PAPER_BYTES = 2**20  # a licence is shorter
 _PAPERS = 100
-_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def extract_category(
@@ -53,8 +52,8 @@ def extract_category(
         AescError: the source is unsafe, too large, damaged or holds no category, a category of that name exists with
             other content, or the target cannot be written. Nothing is left behind.
     """
-    if name is not None and not _CATEGORY.fullmatch(name):
-        raise AescError(f"--category {name}", "not a category's name", allowed=_CATEGORY.pattern, usage=True)
+    if name is not None and not CATEGORY_NAME.fullmatch(name):
+        raise AescError(f"--category {name}", "not a category's name", allowed=CATEGORY_NAME.pattern, usage=True)
     if not source.exists():
         raise AescError(source, "no such file or folder", allowed=ARCHIVES, todo="check the path", usage=True)
     if not os.access(source, os.R_OK):
@@ -181,9 +180,9 @@ def _name_categories(stage: _Stage, name: str | None) -> dict[str, tuple[str, ..
     named: dict[str, tuple[str, ...]] = {}
     for prefix, files in stage.files.items():
         category = name or (prefix[-1] if prefix else _stem(source))
-        if not _CATEGORY.fullmatch(category):
+        if not CATEGORY_NAME.fullmatch(category):
             raise AescError(
-                source, f"a category named {category!r}", allowed=_CATEGORY.pattern, todo="give a --category"
+                source, f"a category named {category!r}", allowed=CATEGORY_NAME.pattern, todo="give a --category"
             )
         if category in named:
             raise AescError(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from aesc.errors import AescError
 from aesc.images import IMAGE_SUFFIXES
 
+CATEGORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 GOOD = "good"
 TRAIN_FOLDER, TEST_FOLDER, MASK_FOLDER = "train", "test", "ground_truth"
 CLEAN_FOLDER = f"{TRAIN_FOLDER}/{GOOD}"
+
+
+def require_category_name(name: str) -> None:
+    """Raise an AescError unless `name` can be a category's: one folder, and no other."""
+    if not CATEGORY_NAME.fullmatch(name):
+        raise AescError(f"category {name!r}", "not a category's name", allowed=CATEGORY_NAME.pattern, usage=True)
 
 
 def list_files(folder: Path) -> list[str]:

@@ -99,8 +99,10 @@ def _places(category: str | None, source: str | None, settings: Settings) -> dic
 
 
 def _ingest(category: str, source: str, *, preset: str, params_file: str, settings: Settings) -> dict[str, Any]:
+    from aesc.layout import require_category_name
     from aesc.params_file import load_params
 
+    require_category_name(category)
     params = load_params(Path(params_file), preset=preset, category=category)
     data_root = str(settings.data)
     ensure_data(settings)

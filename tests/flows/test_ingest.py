@@ -233,6 +233,8 @@ def test_a_wrong_source_is_one_clear_error(ready: Station) -> None:
         "ingest", "--source", "no/such/folder", "-c", CATEGORY, "-p", "tiny", "--json", code=2
     ).error
     assert error["found"] == "no such folder"
+    wrong = ("ingest", "--source", ready.arriving, "-c", "../elsewhere", "-p", "tiny", "--json")
+    assert "not a category's name" in ready.project.aesc(*wrong, code=2).error["found"]
     error = ready.project.aesc("ingest", "-c", CATEGORY, "-p", "tiny", "--json", code=2).error
     assert "AESC_ARRIVALS" in error["found"]
 
