@@ -196,6 +196,7 @@ def test_what_was_finished_is_not_trained_again(tmp_path: Path) -> None:
     assert seen == []
     assert again.resumed_at == 2
     assert not again.network.training
+    assert torch.equal(again.losses, first.losses)
     assert same(weights(first), weights(again))
 
 

@@ -216,6 +216,8 @@ def test_ctrl_c_in_training_is_resumed_by_the_same_command_to_the_same_weights(
     assert Path(again.report["run_folder"]) == checkpoint.parent
     assert not checkpoint.exists()
     assert again.report["weights_sha256"] == trained["weights_sha256"]
+    whole = np.load(Path(trained["run_folder"]) / "losses.npy")
+    assert np.array_equal(np.load(checkpoint.parent / "losses.npy"), whole)
     for name in ("threshold", "image_auroc", "pixel_auroc", "aupro", "strategy", "data_version"):
         assert again.report[name] == trained[name]
     assert (again.report["model_version"], again.report["aliases"]) == ("2", ["challenger"])
