@@ -169,6 +169,7 @@ def resolve(category: str, version: str) -> Registered:
     from sqlalchemy.exc import SQLAlchemyError
 
     tracking, name = client(), model_name(category)
+    aliases: dict[str, str] = {}
     try:
         aliases = _aliases(tracking, name)
         number = version if version.isdigit() else aliases.get(version)
@@ -176,7 +177,7 @@ def resolve(category: str, version: str) -> Registered:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise unreachable(error) from error
-        found, aliases = None, {}
+        found = None
     except (SQLAlchemyError, OSError) as error:
         raise unreachable(error) from error
     if found is None:
