@@ -30,18 +30,25 @@ def scratch_folder(settings: Settings) -> Iterator[Path]:
     """An empty folder that is gone afterwards; those of replays that were killed go too."""
     parent = settings.state / "replays"
     parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.state / "replays.lock"):  # or another replay would take this folder for one that was left
+        _remove_left(parent)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        lock = FileLock(folder / _LOCK)
+        lock.acquire()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _remove_left(parent: Path) -> None:
     for left in parent.iterdir():
         try:
             with FileLock(left / _LOCK, timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
         except (Timeout, OSError):
             continue  # a replay is at work in it
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    try:
-        with FileLock(folder / _LOCK):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def place_data(record: Record, folder: Path, *, settings: Settings, data: Path | None = None) -> Path:
