@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -107,6 +108,27 @@ class Project:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         return self._checked(Done(process.returncode, stdout, stderr), 1)
+
+    def killed(self, place: str, calls: int, *arguments: object) -> None:
+        """Run `aesc ARGUMENTS`, killed for good after call number `calls` of a function; see tests/killer.py."""
+        command = [sys.executable, "-m", "tests.killer", place, str(calls), *map(str, arguments)]
+        with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by what outlives the process
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(PATIENCE)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # Prefect's embedded server
+            output.seek(0)
+            assert code == -signal.SIGKILL, f"{place} was not reached:\n{output.read()}"
 
     @staticmethod
     def _checked(done: Done, code: int) -> Done:

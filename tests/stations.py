@@ -5,13 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from aesc.files import read_json
-from tests.commands import PATIENCE, Project
+from tests.commands import Project
 from tests.repositories import git
 
 CATEGORY = "widget"
@@ -50,25 +45,8 @@ class Station:
 
     def killed(self, place: str, count: int) -> None:
         """Run the same command, killed after call number `count` of a function."""
-        command = [sys.executable, "-m", "tests.killer", place, str(count)]
-        command += ["ingest", "--source", str(self.arriving), "--category", CATEGORY, "--preset", "tiny", "--json"]
-        with tempfile.TemporaryFile("w+") as output:  # a pipe would be held open by what outlives the process
-            process = subprocess.Popen(
-                command,
-                cwd=self.project.root,
-                env=self.project.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(PATIENCE)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # Prefect's embedded server
-            output.seek(0)
-            assert code == -signal.SIGKILL, f"{place} was not reached:\n{output.read()}"
+        command = ("ingest", "--source", self.arriving, "--category", CATEGORY, "--preset", "tiny", "--json")
+        self.project.killed(place, count, *command)
 
     def copy(self, folder: Path) -> Station:
         """An equal station of its own."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -354,21 +350,4 @@ def test_compare_changes_nothing(bench: Bench, bad: str) -> None:
 
 
 def _killed(bench: Bench, place: str, calls: int, *arguments: str) -> None:
-    command = [sys.executable, "-m", "tests.killer", place, str(calls), *arguments, "--category", CATEGORY]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=bench.project.root,
-            env=bench.project.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(PATIENCE)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # Prefect's embedded server
-        output.seek(0)
-        assert code == -signal.SIGKILL, output.read()
+    bench.project.killed(place, calls, *arguments, "--category", CATEGORY)
