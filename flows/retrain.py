@@ -65,6 +65,8 @@ def retrain(
     require_few_starts()
     settings = Settings()
     prepare_environment(settings)
+    if done := _done_before(category):
+        return done
     _tag_flow_run(category, preset)
     data_root = str(Path(data).resolve() if data else settings.data)
     seconds: dict[str, float] = {}
@@ -104,6 +106,23 @@ def retrain(
             if run_folder is not None:
                 release_run(run_folder)
     return summarise(run)
+
+
+def _done_before(category: str) -> dict[str, Any] | None:
+    """What this very flow run came to, if it had ended when it was put back.
+
+    A server that is too busy to keep up with its events can miss that a run has completed, and take its silence for
+    death: the same model is not made twice for that.
+    """
+    if (flow_run.run_count or 0) < 2 or not flow_run.id:
+        return None
+    from tasks.registry import finished_by
+
+    found = finished_by(category, flow_run.id)
+    if found is None:
+        return None
+    LOGGER.info("this flow run was finished before it was started again: it has made version %s", found[0])
+    return {"category": category, "model_version": found[0], **found[1]}
 
 
 def require_few_starts() -> None:

@@ -210,6 +210,22 @@ def made_by(category: str, flow_run_id: str) -> tuple[str, dict[str, str]] | Non
     return (str(found[0].version), dict(found[0].tags)) if found else None
 
 
+def finished_by(category: str, flow_run_id: str) -> tuple[str, dict[str, str]] | None:
+    """As `made_by`, if the MLflow run of that version was brought to its end too."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    found = made_by(category, flow_run_id)
+    if found is None:
+        return None
+    try:
+        tracking = client()
+        run_id = tracking.get_model_version(model_name(category), found[0]).run_id
+        return found if tracking.get_run(run_id).info.status == "FINISHED" else None
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+
+
 def find_version(category: str, alias: str) -> Registered | None:
     """The version behind an alias, or None if there is none; raises AescError if MLflow cannot be reached."""
     try:

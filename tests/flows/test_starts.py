@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from mlflow import MlflowClient
 
 from aesc.errors import AescError
 from flows.retrain import MOST_STARTS, retrain
+from tasks.registry import finished_by
+from tests.commands import Project
 
 
 @pytest.mark.parametrize("starts", [MOST_STARTS + 1, 100])
@@ -15,3 +20,22 @@ def test_a_start_too_many_fails_before_anything_else(starts: int, monkeypatch: p
         retrain.fn("no such category")
     assert not caught.value.transient
     assert "memory" in caught.value.todo
+
+
+def test_a_run_that_had_ended_when_it_was_put_back_makes_no_second_version(
+    project: Project, trained: dict[str, Any], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = client.get_model_version("aesc-widget", trained["model_version"])
+    monkeypatch.setenv("AESC_ROOT", str(project.root))
+    monkeypatch.setenv("AESC_HOME", str(project.state))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", version.tags["prefect_flow_run_id"])
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", "2")
+    done = retrain.fn("widget", preset="tiny")
+    assert (done["model_version"], done["weights_sha256"]) == (trained["model_version"], trained["weights_sha256"])
+    client.update_run(version.run_id, status="RUNNING")  # killed before its end
+    try:
+        assert finished_by("widget", version.tags["prefect_flow_run_id"]) is None
+    finally:
+        client.update_run(version.run_id, status="FINISHED")
+    assert finished_by("widget", "00000000-0000-0000-0000-000000000000") is None
