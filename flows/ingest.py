@@ -124,7 +124,7 @@ def process_batch(category: str, batch: str, *, params_file: str, settings: Sett
     with timed(seconds, "judge"):
         judge_arrivals(category, str(settings.data), batch, params_file)
     with timed(seconds, "quarantine"):
-        quarantine_arrivals(category, batch, params_file)
+        quarantine_arrivals(category, batch)
     with timed(seconds, "accept"):
         accept_arrivals(category, batch)
     with timed(seconds, "finish"):

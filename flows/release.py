@@ -10,7 +10,7 @@ from flows.ingest import one_writer, process_batch
 from tasks.arrival_batch import unfinished_batch
 from tasks.data_lock import INGEST, hold
 from tasks.ingest_report import combine
-from tasks.quarantine import find_entry, release, require_undecided
+from tasks.quarantine import HELD, find_entry, release, require_undecided
 from tasks.retraining_rule import announce_retraining
 from tasks.settings import Settings, prepare_environment
 from tasks.versioning import ensure_data
@@ -43,7 +43,7 @@ def release_from_quarantine(entries: list[str], *, by: str, reason: str, preset:
                 done.append(process_batch(category, str(interrupted.path), params_file=params_file, settings=settings))
             # The interrupted batch may have been this very release.
             current = [find_entry(settings, record["id"]) for record in records if record["category"] == category]
-            held = [record for record in current if record["status"] == "held"]
+            held = [record for record in current if record["status"] == HELD]
             if held:
                 batch = release(settings, held, by=by, why=reason, preset=preset)
                 done.append(process_batch(category, str(batch.path), params_file=params_file, settings=settings))

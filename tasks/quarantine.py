@@ -42,7 +42,7 @@ def quarantine_folder(settings: Settings, category: str) -> Path:
 
 
 @retried_task(task_run_name="quarantine arrivals of {category}")
-def quarantine_arrivals(category: str, batch_folder: str, params_file: str) -> int:
+def quarantine_arrivals(category: str, batch_folder: str) -> int:
     """Keep what a batch does not take in, and draw the page; how many. Safe to repeat."""
     settings, batch = Settings(), Batch(batch_folder)
     verdicts = batch.verdicts()

@@ -75,7 +75,7 @@ def quarantined(settings: Settings, arrivals: dict[str, bytes], **decision: Any)
 
 
 def keep(batch: Batch) -> int:
-    return quarantine_arrivals.fn(CATEGORY, str(batch.path), "params.yaml")
+    return quarantine_arrivals.fn(CATEGORY, str(batch.path))
 
 
 def page(settings: Settings) -> str:
