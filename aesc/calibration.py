@@ -80,7 +80,7 @@ def conformal_threshold(
         raise AescError(
             f"calibration ({what})",
             "no calibration images",
-            allowed=f"at least 1; {needed} for {_percent(alpha)} false alarms",
+            allowed=f"at least 1; {needed} for {percent(alpha)} false alarms",
             todo="add clean images, or raise data.calibration",
         )
     bad = np.flatnonzero(~np.isfinite(values))
@@ -96,23 +96,23 @@ def conformal_threshold(
     if not kept:
         k = n
     attained = (n + 1 - k) / (n + 1)
-    images = _count(n, "calibration image")
+    images = count(n, "calibration image")
     if kept:
         message = (
-            f"{images} can support {_percent(alpha)}; "
-            f"at most {_percent(attained)} of clean images exceed the threshold of the {what}"
+            f"{images} can support {percent(alpha)}; "
+            f"at most {percent(attained)} of clean images exceed the threshold of the {what}"
         )
     else:
         missing = needed - n
         message = (
-            f"{images} cannot support {_percent(alpha)}; the best is {_percent(attained)}; "
+            f"{images} cannot support {percent(alpha)}; the best is {percent(attained)}; "
             f"{missing} more {'is' if missing == 1 else 'are'} needed"
         )
         if on_shortage == "stop":
             raise AescError(
                 "calibration.false_alarm_rate",
                 message,
-                allowed=f"at least {_percent(attained)} with {images}",
+                allowed=f"at least {percent(attained)} with {images}",
                 todo="add clean images, raise calibration.false_alarm_rate, or set calibration.on_shortage to attain",
             )
     return Promise(
@@ -214,12 +214,13 @@ def _exact(alpha: float) -> Fraction:
     return Fraction(repr(float(alpha)))
 
 
-def _percent(rate: float) -> str:
+def percent(rate: float) -> str:
     """0.01 is "1 %", 1 / 21 is "4.8 %", 1 / 300 is "0.33 %"; a rate that is not 0 or 1 never reads like it."""
-    percent = 100.0 * rate
-    text = f"{percent:.2g}" if percent < 1.0 else f"{percent:.1f}" if percent < 99.0 else f"{percent:.6g}"
+    value = 100.0 * rate
+    text = f"{value:.2g}" if value < 1.0 else f"{value:.1f}" if value < 99.0 else f"{value:.6g}"
     return f"{text.removesuffix('.0')} %"
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """1 image, 2 images."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -25,7 +25,7 @@ DPI = 110
 WIDTH = 8.2  # inches: 902 pixels, the width of a README, so that nothing is scaled there
 
 # Okabe and Ito, "Color universal design" (2008): told apart with every common colour vision.
-BLUE, ORANGE, GREEN, SKY, OUTLINE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#22E6FF"
+BLUE, ORANGE, GREEN, SKY, PURPLE, OUTLINE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#22E6FF"
 INK, FAINT = "#222222", "#5F5F5F"
 
 _STYLE: dict[str, Any] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ from aesc.params import Strategy
 from aesc.scoring import INFERENCE_BATCH, Scorer
 from aesc.weights import load_network, save_network
 
-Verdict = Literal["pass", "reject"]
+Verdict = Literal["pass", "reject", "abstain"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -27,7 +29,7 @@ FloatArray = npt.NDArray[np.float32]
 class Prediction:
     """What a detector says of one image.
 
-    score is compared with threshold: above it (strictly) the verdict is "reject". `scores` has every strategy's score.
+    score is compared with threshold, see `verdict`. `scores` has every strategy's score.
     image and reconstruction are side x side x channels in [0, 1]; the maps are side x side in the network's pixels;
     mask is where the chosen strategy's map exceeds the pixel threshold.
     """
@@ -121,14 +123,15 @@ class Detector:
         scored = self._scorer(batch)
         maps = {name: values.cpu().numpy() for name, values in scored.maps.items()}
         scores = {name: scored.scores[f"{name}_{kind}"].cpu().double().numpy() for name in maps}
+        each = [{name: float(values[i]) for name, values in scores.items()} for i in range(len(images))]
         reconstruction = scored.reconstruction.permute(0, 2, 3, 1).cpu().numpy()
         return [
             Prediction(
                 strategy=strategy,
                 score=float(scores[strategy][i]),
                 threshold=threshold,
-                verdict=verdict(float(scores[strategy][i]), threshold),
-                scores={name: float(values[i]) for name, values in scores.items()},
+                verdict=verdict(each[i], point, strategy),
+                scores=each[i],
                 image=images[i].astype(np.float32) / np.float32(255.0),
                 reconstruction=reconstruction[i],
                 residual=maps["residual"][i],
@@ -140,6 +143,21 @@ class Detector:
         ]
 
 
-def verdict(score: float, threshold: float) -> Verdict:
-    """Reject above the threshold, strictly: that is what the conformal promise is about. NaN is rejected."""
-    return "pass" if score <= threshold else "reject"
+def verdict(scores: Mapping[Strategy, float], point: OperatingPoint, strategy: Strategy | None = None) -> Verdict:
+    """Abstain where residual and uncertainty disagree near the threshold, else reject above it.
+
+    They disagree if exactly one of the two exceeds its own threshold. Above is strictly above: that is what the
+    conformal promise is about. Every rejection is above the threshold, so abstaining never breaks it. NaN is rejected.
+
+    Args:
+        scores: of one image by strategy: that of `strategy`, and near its threshold residual and uncertainty.
+        point: thresholds and bands.
+        strategy: the one that decides; by default the operating point's.
+    """
+    strategy = strategy or point.strategy
+    score = scores[strategy]
+    if point.abstentions[strategy].near(score):
+        alarms = {scores[name] <= point.image_promises[name].threshold for name in ("residual", "uncertainty")}
+        if len(alarms) == 2:
+            return "abstain"
+    return "pass" if score <= point.image_promises[strategy].threshold else "reject"

@@ -1,4 +1,4 @@
-"""What a model version is served with: strategy, thresholds, and the promise that comes with them."""
+"""What a model version is served with: strategy, thresholds, the promise that comes with them, and when to abstain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sklearn.metrics import roc_auc_score
 
+from aesc.abstention import Abstention, abstention_band
 from aesc.calibration import Promise, StrategyChoice, choose_strategy, conformal_threshold, pixel_threshold
 from aesc.errors import AescError
 from aesc.files import read_json, write_json
@@ -15,13 +16,14 @@ from aesc.params import STRATEGIES, Detection, Params, Strategy
 from aesc.scoring import Scales
 
 FILE = "operating_point.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class OperatingPoint(BaseModel):
     """Strategy, thresholds and preprocessing of one detector; frozen, and it knows the weights it belongs to.
 
-    `image_promises` and `pixel_promises` hold every strategy's threshold, so that another one can be asked for.
+    `image_promises`, `pixel_promises` and `abstentions` hold every strategy's threshold and band, so that another one
+    can be asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,7 @@ class OperatingPoint(BaseModel):
     choice: StrategyChoice | None
     image_promises: dict[Strategy, Promise]
     pixel_promises: dict[Strategy, Promise]
+    abstentions: dict[Strategy, Abstention]
 
     @property
     def promise(self) -> Promise:
@@ -50,6 +53,11 @@ class OperatingPoint(BaseModel):
     def pixel_promise(self) -> Promise:
         """The chosen strategy's pixel threshold."""
         return self.pixel_promises[self.strategy]
+
+    @property
+    def abstention(self) -> Abstention:
+        """The chosen strategy's band."""
+        return self.abstentions[self.strategy]
 
     def save(self, folder: Path) -> None:
         """Write `folder/operating_point.json`, atomically."""
@@ -105,8 +113,9 @@ def calibrate(
     clean = rows[rows["corruption"] == ""]
     kind = params.detection.image_score
     settings = params.calibration
+    uncertain = any(params.network.dropout)
     if params.detection.strategy == "auto":
-        allowed = STRATEGIES if any(params.network.dropout) else ("residual",)
+        allowed = STRATEGIES if uncertain else ("residual",)
         separations = {
             strategy: {
                 str(corruption): _auroc(clean[f"{strategy}_{kind}"], corrupted[f"{strategy}_{kind}"])
@@ -118,6 +127,12 @@ def calibrate(
         strategy = choice.strategy
     else:
         choice, strategy = None, params.detection.strategy
+    image_promises = {
+        name: conformal_threshold(
+            clean[f"{name}_{kind}"], alpha=settings.false_alarm_rate, on_shortage=settings.on_shortage
+        )
+        for name in STRATEGIES
+    }
     return OperatingPoint(
         category=category,
         data_version=data_version,
@@ -130,17 +145,18 @@ def calibrate(
         scales=scales,
         strategy=strategy,
         choice=choice,
-        image_promises={
-            name: conformal_threshold(
-                clean[f"{name}_{kind}"], alpha=settings.false_alarm_rate, on_shortage=settings.on_shortage
-            )
-            for name in STRATEGIES
-        },
+        image_promises=image_promises,
         pixel_promises={
             name: pixel_threshold(
                 clean[f"{name}_peak"], alpha=settings.false_alarm_rate, on_shortage=settings.on_shortage
             )
             for name in STRATEGIES
+        },
+        abstentions={
+            name: abstention_band(
+                clean[f"{name}_{kind}"], k=promise.k, rate=settings.abstention_rate, both_maps=uncertain
+            )
+            for name, promise in image_promises.items()
         },
     )
 

@@ -18,7 +18,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from aesc.canvas import BLUE, FAINT, ORANGE, OUTLINE, WIDTH, drawing, require_columns, say, shorten
+from aesc.canvas import BLUE, FAINT, ORANGE, OUTLINE, PURPLE, WIDTH, drawing, require_columns, say, shorten
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -28,6 +28,7 @@ _COLUMNS = ("mask", "input", "prediction", "residual", "uncertainty")
 _SIDE, _GAP, _TOP, _HEADER, _FOOT = 0.09, 0.06, 0.28, 0.27, 0.42  # inches
 _SCALE_PERCENTILE = 99.9  # of all shown pixels: one hot pixel must not darken the rest
 _OVERLAY_OPACITY = 0.75
+_MARKS = {"pass": ("●", BLUE), "reject": ("▲", ORANGE), "abstain": ("◆", PURPLE)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class PanelRow:
         residual: height x width.
         uncertainty: height x width.
         score: image score of the chosen strategy.
-        verdict: "pass" or "reject".
+        verdict: "pass", "reject" or "abstain".
         pixel_mask: flagged area, height x width, outlined on the input; None draws no outline.
 
     Raises:
@@ -56,7 +57,7 @@ class PanelRow:
     residual: Floats
     uncertainty: Floats
     score: float
-    verdict: Literal["pass", "reject"]
+    verdict: Literal["pass", "reject", "abstain"]
     pixel_mask: Bools | None = None
 
     def __post_init__(self) -> None:
@@ -72,8 +73,8 @@ class PanelRow:
                 )
             if plane is not None and not np.isfinite(plane).all():
                 raise ValueError(f"{self.title}: {name} is not finite everywhere; allowed: finite numbers")
-        if self.verdict not in ("pass", "reject"):
-            raise ValueError(f"{self.title}: verdict is {self.verdict!r}; allowed: pass, reject")
+        if self.verdict not in _MARKS:
+            raise ValueError(f"{self.title}: verdict is {self.verdict!r}; allowed: {', '.join(_MARKS)}")
 
 
 def panel_figure(
@@ -250,15 +251,14 @@ def _outline(axes: Axes, flagged: Bools) -> None:
 
 
 def _write_verdict(figure: SubFigure, row: PanelRow, threshold: float | None, *, right: float, level: float) -> None:
-    rejected = row.verdict == "reject"
-    word = "▲ reject" if rejected else "● pass"
-    figure.text(right, level, word, ha="right", va="center", weight="bold", size=9, color=ORANGE if rejected else BLUE)
+    mark, colour = _MARKS[row.verdict]
+    figure.text(right, level, f"{mark} {row.verdict}", ha="right", va="center", weight="bold", size=9, color=colour)
     text = f"score {row.score:.4g}"
     if threshold is not None:
         digits = 4 if f"{row.score:.4g}" != f"{threshold:.4g}" else 7
         sign = ">" if row.score > threshold else "≤"
         text = f"score {row.score:.{digits}g} {sign} threshold {threshold:.{digits}g}"
-    figure.text(right - 0.72 / WIDTH, level, text, ha="right", va="center", size=9, color=FAINT)
+    figure.text(right - 0.8 / WIDTH, level, text, ha="right", va="center", size=9, color=FAINT)
 
 
 def _colour_bar(axes: Axes, scale: Normalize) -> None:

@@ -137,6 +137,7 @@ class Calibration(Section):
     """The promise: see aesc/calibration.py."""
 
     false_alarm_rate: Rate
+    abstention_rate: Annotated[float, Field(ge=0.0, lt=1.0)]  # most clean images that abstain: see aesc/abstention.py
     on_shortage: Literal["attain", "stop"]
     held_out: Annotated[tuple[LocalKind, ...], Field(strict=False, min_length=1)]
     tie: Share  # a lead in AUROC below this is a tie, and ties go to the residual

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from aesc.calibration import allowed_false_alarms
-from aesc.detector import verdict
+from aesc.detector import Verdict, verdict
 from aesc.evaluation import SYNTHETIC, TestMaps
 from aesc.metrics import METRIC_VERSION, image_metrics, metrics_table
 from aesc.operating_point import OperatingPoint
-from aesc.params import IMAGE_SCORES, STRATEGIES, Params
+from aesc.params import IMAGE_SCORES, STRATEGIES, Params, Strategy
 from aesc.seeding import Stream, derive_seed
 
 CONFIDENCE = 0.95  # of the number of false alarms that the promise allows
@@ -69,11 +69,15 @@ def measure(scores: pd.DataFrame, evaluation: Path, *, point: OperatingPoint, pa
     }
 
 
-def _alarms(test: pd.DataFrame, strategy: Any, point: OperatingPoint, kind: str) -> dict[str, Any]:
-    """False alarms and detections at the strategy's own threshold, and how many false ones the promise allows."""
+def _alarms(test: pd.DataFrame, strategy: Strategy, point: OperatingPoint, kind: str) -> dict[str, Any]:
+    """False alarms and detections at the strategy's own threshold, how many false ones the promise allows, abstentions.
+
+    An image above the threshold counts as an alarm whether or not the verdict abstains.
+    """
     promise = point.image_promises[strategy]
     rejected = test[f"{strategy}_{kind}"] > promise.threshold
     clean = test["label"] == 0
+    abstained = np.array([said == "abstain" for said in _verdicts(test, point, kind, strategy)])
     return {
         "threshold": promise.threshold,
         "false_alarms": int(rejected[clean].sum()),
@@ -81,7 +85,14 @@ def _alarms(test: pd.DataFrame, strategy: Any, point: OperatingPoint, kind: str)
         "false_alarms_allowed": allowed_false_alarms(promise, int(clean.sum()), confidence=CONFIDENCE),
         "detected": int(rejected[~clean].sum()),
         "defective_images": int((~clean).sum()),
+        "abstained_clean": int(abstained[clean].sum()),
+        "abstained_defective": int(abstained[~clean].sum()),
     }
+
+
+def _verdicts(test: pd.DataFrame, point: OperatingPoint, kind: str, strategy: Strategy) -> list[Verdict]:
+    rows = test[[f"{name}_{kind}" for name in STRATEGIES]].to_numpy(dtype=np.float64)
+    return [verdict(dict(zip(STRATEGIES, map(float, row), strict=True)), point, strategy) for row in rows]
 
 
 def score_table(scores: pd.DataFrame, *, point: OperatingPoint) -> pd.DataFrame:
@@ -94,5 +105,5 @@ def score_table(scores: pd.DataFrame, *, point: OperatingPoint) -> pd.DataFrame:
     table["strategy"] = point.strategy
     table["score"] = table[point.strategy]
     table["threshold"] = point.promise.threshold
-    table["verdict"] = [verdict(score, point.promise.threshold) for score in table["score"]]
+    table["verdict"] = _verdicts(test, point, kind, point.strategy)
     return table.reset_index(drop=True)

@@ -148,7 +148,7 @@ def _panel_rows(
             residual=np.asarray(stored["residual"][at]),
             uncertainty=np.asarray(stored["uncertainty"][at]),
             score=float(row[column]),
-            verdict=verdict(float(row[column]), point.promise.threshold),
+            verdict=verdict({name: float(row[f"{name}_{point.detection.image_score}"]) for name in STRATEGIES}, point),
             pixel_mask=np.asarray(stored[point.strategy][at] > point.pixel_promise.threshold),
         )
 

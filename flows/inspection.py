@@ -65,10 +65,11 @@ def to_markdown(report: dict[str, Any], *, source: str) -> str:
         [
             f"# {report['category']}: {counts['reject']} of {sum(counts.values())} images rejected",
             "",
-            f"{counts['pass']} passed, {counts['error']} unreadable, in `{source}`. "
+            f"{counts['abstain']} abstained (a person should look), {counts['pass']} passed, "
+            f"{counts['error']} unreadable, in `{source}`. "
             f"By `{report['model']}`, data version `{report['data_version']}`.",
             "",
-            f"Promise: {report['promise']['message']}.",
+            f"Promise: {report['promise']['message']}; {report['abstention']['message']}.",
             "",
             f"Heatmaps and gallery: `{report['gallery']}`",
             *(["", "| image | verdict | score |", "|---|---|---|", *rows, *more] if rows else []),

@@ -299,7 +299,7 @@ def _ask(detector: Detector, court: Court) -> Statement:
     def maps() -> Iterator[npt.NDArray[np.float32]]:
         for prediction, mask in _predictions(court.exhibits, detector, court):
             scores.append(prediction.score)
-            alarms.append(prediction.verdict == "reject")
+            alarms.append(not prediction.score <= prediction.threshold)  # whether or not it abstains
             masks.append(mask)
             yield prediction.anomaly_map
 
@@ -464,7 +464,7 @@ def _draw_panels(
             residual=prediction.residual,
             uncertainty=prediction.uncertainty,
             score=prediction.score,
-            verdict=prediction.verdict,
+            verdict=table[f"{side}_verdict"][number],
             pixel_mask=prediction.mask,
         )
         for number, exhibit, (prediction, mask) in zip(

@@ -25,7 +25,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Inspected:
-    """One image's row: verdict "pass", "reject" or, where it cannot be read, "error" with the reason."""
+    """One image's row: verdict "pass", "reject", "abstain" or, where it cannot be read, "error" with the reason."""
 
     path: str
     verdict: str
@@ -192,14 +192,17 @@ def _write_csv(rows: Sequence[Inspected], path: Path) -> None:
 
 def as_json(rows: Sequence[Inspected], detector: Detector, *, model: str, out: Path) -> dict[str, Any]:
     """The report of an inspection, JSON-ready."""
+    from aesc.detector import VERDICTS
+
     point = detector.operating_point
-    counts = {name: sum(row.verdict == name for row in rows) for name in ("pass", "reject", "error")}
+    counts = {name: sum(row.verdict == name for row in rows) for name in (*VERDICTS, "error")}
     return {
         "category": point.category,
         "model": model,
         "data_version": point.data_version,
         "weights_sha256": point.weights_sha256,
         "promise": point.promise.model_dump(),
+        "abstention": point.abstention.model_dump(),
         "counts": counts,
         "gallery": str(out / "index.html"),
         "images": [asdict(row) for row in rows],

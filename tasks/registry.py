@@ -314,7 +314,8 @@ def _served_with() -> list[str]:
 
 def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
     state = run.state
-    promise = read_json(run.detector / "operating_point.json")["image_promises"][metrics["strategy"]]
+    point = read_json(run.detector / "operating_point.json")
+    promise, abstention = (point[key][metrics["strategy"]] for key in ("image_promises", "abstentions"))
     tags = {
         "data_version": state["data_version"]["version"],
         "git_commit": state["commit"] or "none",
@@ -324,6 +325,7 @@ def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
         "strategy": metrics["strategy"],
         "threshold": f"{promise['threshold']:.9g}",
         "promised_false_alarm_rate": f"{promise['attained']:.6g}",
+        "promised_abstention_rate": f"{abstention['attained']:.6g}",
         "calibration_images": str(promise["n"]),
         "synthetic_defects": str(metrics["synthetic_defects"]),
     }

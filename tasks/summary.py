@@ -53,6 +53,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "n": metrics["n"],
         "synthetic_defects": metrics["synthetic_defects"],
         "promise": point.promise.model_dump(),
+        "abstention": point.abstention.model_dump(),
         "pixel_promise": point.pixel_promise.model_dump(),
         **{key: value for key, value in metrics["alarms"][point.strategy].items() if key != "threshold"},
         "weights_sha256": point.weights_sha256,
@@ -113,6 +114,10 @@ def to_markdown(summary: dict[str, Any]) -> str:
             f"{summary['false_alarms']} false alarms ({summary['false_alarms_allowed']} or fewer are within what the "
             f"promise allows at 95 % confidence); it found {summary['detected']} of {summary['defective_images']} "
             "defective images.",
+            "",
+            f"Abstention: {summary['abstention']['message']}. On the test set it left "
+            f"{summary['abstained_clean']} of {summary['clean_images']} clean and {summary['abstained_defective']} of "
+            f"{summary['defective_images']} defective images to a person; they are counted above by their score.",
             "",
             "## Where it is",
             "",

@@ -180,6 +180,9 @@ def headline(metrics: dict[str, Any]) -> dict[str, float]:
     found = {key: value for key, value in overall.items() if key != "defect"}
     found["image_auroc_residual_l2"] = metrics["image_auroc_by_score"]["residual"]["l2"]
     found |= {key: alarms[key] for key in ("threshold", "false_alarms", "detected")}
+    for kind, images in (("clean", "clean_images"), ("defective", "defective_images")):
+        found[f"abstained.{kind}.n"] = alarms[images]
+        found[f"abstained.{kind}"] = alarms[f"abstained_{kind}"] / alarms[images] if alarms[images] else None
     for strategy, table in metrics["strategies"].items():
         for name in ("image_auroc", "pixel_auroc", "aupro"):
             found[f"{strategy}.{name}"] = table[0][name]

@@ -59,7 +59,8 @@ def _table(value: dict[str, Any]) -> str:
             lines.append(f"{row['verdict']:8} {row['score']:12.6g} {row['threshold']:12.6g}  {row['path']}")
     counts = value["counts"]
     lines.append(
-        f"{counts['reject']} rejected, {counts['pass']} passed, {counts['error']} unreadable; by {value['model']}"
+        f"{counts['reject']} rejected, {counts['abstain']} abstained, {counts['pass']} passed, "
+        f"{counts['error']} unreadable; by {value['model']}"
     )
     lines.append(f"gallery: {value['gallery']}")
     return "\n".join(lines)

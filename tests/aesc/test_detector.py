@@ -15,7 +15,7 @@ from aesc.errors import AescError
 from aesc.images import Image
 from aesc.network import build_network
 from aesc.operating_point import OperatingPoint, calibrate
-from aesc.params import IMAGE_SCORES, STRATEGIES, Params
+from aesc.params import IMAGE_SCORES, STRATEGIES, Params, Strategy
 from aesc.params_file import load_params
 from aesc.scoring import Scales
 from aesc.weights import save_network
@@ -172,9 +172,42 @@ def test_another_strategy_brings_its_own_threshold(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.anomaly_map, found.uncertainty)
 
 
-def test_verdict_is_strict() -> None:
-    assert verdict(1.0, 1.0) == "pass"
-    assert verdict(np.nextafter(1.0, 2.0), 1.0) == "reject"
+def test_verdict_is_strict(tmp_path: Path) -> None:
+    point = make_detector(tmp_path, "calibration.abstention_rate=0").operating_point
+    threshold = point.promise.threshold
+    scores = dict.fromkeys(STRATEGIES, threshold)
+    assert verdict(scores, point) == "pass"
+    assert verdict({**scores, point.strategy: np.nextafter(threshold, 2.0)}, point) == "reject"
+    assert verdict({**scores, point.strategy: np.nan}, point) == "reject"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_it_abstains_only_in_the_band_and_only_where_the_two_maps_disagree(tmp_path: Path, strategy: Strategy) -> None:
+    point = make_detector(tmp_path, f"detection.strategy={strategy}", "calibration.abstention_rate=0.2").operating_point
+    band = point.abstention
+    assert band.low is not None
+    assert band.high is not None
+    assert band.low < point.promise.threshold < band.high
+    thresholds = {name: promise.threshold for name, promise in point.image_promises.items()}
+    inside = [np.nextafter(band.low, 9), thresholds[strategy], np.nextafter(thresholds[strategy], 9)]
+    for score in [0.0, band.low, *inside, band.high, 9.0, np.nan]:
+        usual = "pass" if score <= thresholds[strategy] else "reject"
+        for others in np.ndindex(2, 2, 2):
+            scores: dict[Strategy, float] = {
+                name: thresholds[name] + (1.0 if above else -1.0)
+                for name, above in zip(STRATEGIES, others, strict=True)
+            }
+            scores[strategy] = score
+            above = [not scores[name] <= thresholds[name] for name in ("residual", "uncertainty")]
+            expected = "abstain" if score in inside and above[0] != above[1] else usual
+            assert verdict(scores, point) == expected
+
+
+def test_without_dropout_nothing_abstains(tmp_path: Path) -> None:
+    point = make_detector(tmp_path, "network.dropout=[0]").operating_point
+    assert "no dropout" in point.abstention.message
+    scores: dict[Strategy, float] = {"residual": 2.0, "uncertainty": 0.0, "combined": 0.0}
+    assert verdict(scores, point) == "reject"
 
 
 def test_exchanged_weights_are_refused(tmp_path: Path) -> None:
@@ -201,6 +234,7 @@ def test_operating_point_of_other_weights_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": 99}, "format 99"),
+        ({"format": 1}, "format 1\n  allowed: format 2"),
         ({"strategy": "guess"}, "strategy"),
         ({"unknown": 1}, "unknown"),
     ],

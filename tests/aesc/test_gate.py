@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aesc.detector import Detector, Prediction
+from aesc.detector import Detector, Prediction, verdict
 from aesc.gate import Alarm, alarms, most_held_clean
 from aesc.images import Image
 from aesc.network import build_network
@@ -117,3 +117,13 @@ def test_an_alarm_says_its_numbers() -> None:
 def test_what_the_gate_costs_is_the_sum_of_both_promises(detector: Detector, tmp_path: Path) -> None:
     assert most_held_clean(detector.operating_point) == pytest.approx(2 / 20)
     assert most_held_clean(make_detector(tmp_path, n=1).operating_point) == 1.0
+
+
+def test_an_image_on_which_the_verdict_abstains_is_held_back(detector: Detector, prediction: Prediction) -> None:
+    """Abstaining needs exactly one of the two above its threshold, and one alarm is enough for the gate."""
+    point = detector.operating_point
+    inside = 0.99 * THRESHOLDS["residual"]
+    assert point.abstention.near(inside)
+    scores: dict[Strategy, float] = {**BELOW, "residual": inside, "uncertainty": 2 * THRESHOLDS["uncertainty"]}
+    assert verdict(scores, point) == "abstain"
+    assert [alarm.strategy for alarm in alarms(scored(prediction, **scores), point)] == ["uncertainty"]

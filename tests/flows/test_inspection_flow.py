@@ -41,7 +41,8 @@ def test_counts_and_gallery_come_back_and_a_page_shows_the_rejected(
     done = json.loads(said.read_text(encoding="utf-8"))
     found, page = done["found"], done["page"]
     table = pd.read_csv(out / "verdicts.csv")
-    assert found["counts"] == {name: int((table["verdict"] == name).sum()) for name in ("pass", "reject", "error")}
+    verdicts = ("pass", "reject", "abstain", "error")
+    assert found["counts"] == {name: int((table["verdict"] == name).sum()) for name in verdicts}
     assert sum(found["counts"].values()) == len(list(source.rglob("*.png")))
     assert found["gallery"] == str(out / "index.html")
     assert Path(found["gallery"]).is_file()
@@ -64,7 +65,8 @@ def test_a_page_names_no_more_than_it_can_show() -> None:
             "model": "models:/aesc-bolt/1",
             "data_version": "v",
             "promise": {"message": "kept"},
-            "counts": {"pass": 0, "reject": SHOWN + 2, "error": 1},
+            "abstention": {"message": "none abstains"},
+            "counts": {"pass": 0, "reject": SHOWN + 2, "abstain": 0, "error": 1},
             "gallery": "/out/index.html",
             "images": images,
         },

@@ -83,11 +83,14 @@ def test_scores_have_one_row_an_image_with_its_verdict(
         assert row["sha256"] == hashlib.sha256((project.root / "data" / row["path"]).read_bytes()).hexdigest()
         assert row["score"] == row[trained["strategy"]]
         assert row["threshold"] == trained["threshold"]
-        assert row["verdict"] == ("reject" if row["score"] > row["threshold"] else "pass")
+        assert row["verdict"] in ("abstain", "reject" if row["score"] > row["threshold"] else "pass")
         assert row["label"] == (row["defect"] != "good")
-    rejected = scores[scores["verdict"] == "reject"]
-    assert (rejected["label"] == 1).sum() == trained["detected"]
-    assert (rejected["label"] == 0).sum() == trained["false_alarms"]
+    above = scores[scores["score"] > scores["threshold"]]
+    assert (above["label"] == 1).sum() == trained["detected"]
+    assert (above["label"] == 0).sum() == trained["false_alarms"]
+    abstained = scores[scores["verdict"] == "abstain"]
+    assert (abstained["label"] == 1).sum() == trained["abstained_defective"]
+    assert (abstained["label"] == 0).sum() == trained["abstained_clean"]
 
 
 def test_mlflow_has_parameters_curves_data_and_provenance(
@@ -102,7 +105,7 @@ def test_mlflow_has_parameters_curves_data_and_provenance(
         history = sorted(client.get_metric_history(run.info.run_id, name), key=lambda metric: metric.step)
         assert [metric.step for metric in history] == list(range(epochs))
     assert run.data.metrics["images_seen"] == epochs * TINY["training"]["images_per_epoch"]
-    for name in ("image_auroc", "pixel_auroc", "aupro", "threshold", "defect.spot.pixel_auroc", "residual.image_auroc"):
+    for name in ("image_auroc", "pixel_auroc", "aupro", "threshold", "defect.spot.pixel_auroc", "abstained.clean"):
         assert np.isfinite(run.data.metrics[name])
     assert run.data.metrics["image_auroc"] == trained["image_auroc"]
     assert "defect.dent.pixel_auroc" not in run.data.metrics
