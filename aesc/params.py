@@ -188,6 +188,32 @@ class Promotion(Section):
         return value
 
 
+class Monitoring(Section):
+    """How a champion is watched: see aesc/drift.py and aesc/detectability.py."""
+
+    recent_images: Annotated[int, Field(ge=20)]
+    least_images: Annotated[int, Field(ge=5)]
+    false_alarm_rate: Rate  # of all looks of a champion's life together
+    sizes: Annotated[tuple[Annotated[float, Field(ge=0.5)], ...], Field(strict=False, min_length=2)]
+    contrasts: Annotated[tuple[Annotated[float, Field(gt=0.0, le=127.0)], ...], Field(strict=False, min_length=1)]
+    reference_contrast: float
+    find_rate: Rate
+    images: Annotated[int, Field(ge=8)]
+    bootstrap: Annotated[int, Field(ge=100)]
+    confidence: Rate
+    tolerance: Annotated[float, Field(ge=0.0)]
+
+    def contradictions(self) -> Iterator[str]:
+        for key in ("sizes", "contrasts"):
+            values = getattr(self, key)
+            if list(values) != sorted(set(values)):
+                yield f"{key} is {list(values)}; allowed: ascending, each number once"
+        if self.reference_contrast not in self.contrasts:
+            yield f"reference_contrast is {self.reference_contrast:g}; allowed: one of contrasts {list(self.contrasts)}"
+        if self.least_images > self.recent_images:
+            yield f"least_images is {self.least_images}; allowed: at most recent_images, which is {self.recent_images}"
+
+
 class Params(Section):
     """All parameters of one run."""
 
@@ -201,6 +227,7 @@ class Params(Section):
     evaluation: Evaluation
     arrivals: Arrivals
     promotion: Promotion
+    monitoring: Monitoring
 
     def contradictions(self) -> Iterator[str]:
         if self.detection.strategy in ("uncertainty", "combined") and not any(self.network.dropout):
@@ -213,6 +240,13 @@ class Params(Section):
             yield (
                 f"calibration.held_out is only {self.corruption.kind}, which training uses (corruption.kind); "
                 f"allowed: another one, {' or '.join(others)}"
+            )
+        # A side below the smallest allowed has a fault of its own.
+        reach = self.monitoring.sizes[-1] * (1.0 + self.corruption.irregularity) / max(self.data.image_size, 64)
+        if reach > MOST_REACH:
+            yield (
+                f"the largest of monitoring.sizes reaches {reach:.2g} image sides from its centre "
+                f"(size * (1 + corruption.irregularity) / data.image_size); allowed: at most {MOST_REACH:g}"
             )
         if self.training.batch_size > self.training.images_per_epoch:
             yield (

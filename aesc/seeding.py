@@ -21,6 +21,7 @@ class Stream(IntEnum):
     BOOTSTRAP = 7
     DRILL = 8
     COURT = 9
+    DETECTABILITY = 10
 
 
 def derive_seed(seed: int, stream: Stream, *path: int) -> int:
