@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aesc.mc_dropout import prepared
 from aesc.network import AESc
 from aesc.params import ImageScore
-from aesc.seeding import Stream, generator
 
 SMOOTHING_REACH = 4.0  # sigmas
 
@@ -41,16 +41,7 @@ def mc_dropout_variance(network: AESc, images: Tensor, *, passes: int, seed: int
     layer for the whole batch from `seed`, so an image's map does not depend on its neighbours, nor on the call.
     Batch norm stays in inference mode.
     """
-    # On the CPU, whatever the images are on: a threshold calibrated on one device must hold on another.
-    stream = generator(seed, Stream.MC_DROPOUT)
-    mean = torch.zeros_like(images, dtype=torch.float32)
-    squares = torch.zeros_like(mean)
-    for count in range(1, passes + 1):
-        output = network(images, generator=stream, shared_dropout=True).float()
-        delta = output - mean
-        mean += delta / count
-        squares += delta * (output - mean)
-    return (squares / (passes - 1)).mean(dim=1)
+    return prepared(network).variance(images, passes=passes, seed=seed).mean(dim=1)
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:

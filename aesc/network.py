@@ -58,13 +58,16 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def phase_kernels(weight: Tensor) -> Tensor:
     """The 3x3 kernels, 4 maps_out x maps_in x 3 x 3 in pixel-shuffle order, that equal a 5x5 one after upsampling."""
-    # Row i of `taps[phase]` says which of the 5 taps fall on small-grid neighbour i (-1, 0, +1):
-    # phase 0 groups them 2 + 2 + 1, phase 1 groups them 1 + 2 + 2.
-    taps = weight.new_tensor(
-        [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]]
-    )
-    kernels = torch.einsum("pau,qbv,oiuv->opqiab", taps, taps, weight)  # out, phase y, phase x, in, 3, 3
-    return kernels.reshape(-1, weight.shape[1], 3, 3)
+    kernels = _sum_taps(_sum_taps(weight, dim=3), dim=2)  # out x in x (phase y, 3) x (phase x, 3)
+    maps_out, maps_in = weight.shape[:2]
+    kernels = kernels.view(maps_out, maps_in, 2, 3, 2, 3).permute(0, 2, 4, 1, 3, 5)
+    return kernels.reshape(-1, maps_in, 3, 3)
+
+
+def _sum_taps(weight: Tensor, *, dim: int) -> Tensor:
+    """The 5 taps along `dim`, summed by the small-grid neighbour (-1, 0, +1) they fall on: phase 0, then phase 1."""
+    t0, t1, t2, t3, t4 = weight.unbind(dim)
+    return torch.stack([t0 + t1, t2 + t3, t4, t0, t1 + t2, t3 + t4], dim=dim)
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared: bool) -> Tensor:
@@ -75,10 +78,14 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared
     """
     if generator is None or rate == 0.0:
         return x
-    shape = (1, *x.shape[1:]) if shared else x.shape
+    scale = dropout_mask((1, *x.shape[1:]) if shared else x.shape, rate, generator)
+    return x * scale.to(x.device, x.dtype, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
+    """What inverted dropout multiplies by: 0, or 1 / (1 - rate); float32 on the generator's device."""
     keep = torch.empty(shape, device=generator.device, dtype=torch.float32).bernoulli_(1.0 - rate, generator=generator)
-    scale = (keep / (1.0 - rate)).to(x.device, x.dtype, non_blocking=True)
-    return x * scale.contiguous(memory_format=torch.channels_last)
+    return keep / (1.0 - rate)
 
 
 class Down(nn.Module):

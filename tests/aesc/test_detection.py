@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
+import subprocess
+import sys
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aesc.detection import anomaly_maps, image_scores, mc_dropout_variance, smooth
-from aesc.network import AESc, build_network
+from aesc.mc_dropout import StochasticPasses, prepared, welford
+from aesc.network import AESc, Skip, build_network
 from aesc.seeding import Stream, generator
 
 SIDE = 64
@@ -34,17 +35,6 @@ def images() -> Tensor:
 
 def rand(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(3))
-
-
-class Replay(nn.Module):
-    """Gives back one prepared output after another."""
-
-    def __init__(self, outputs: Tensor) -> None:
-        super().__init__()
-        self.outputs = iter(outputs)
-
-    def forward(self, images: Tensor, **_: Any) -> Tensor:
-        return next(self.outputs)
 
 
 # Residual
@@ -75,19 +65,67 @@ def test_smoothing_applies_to_both_maps_and_not_to_the_reconstruction(network: A
 @pytest.mark.parametrize("spread", [1.0, 1e-3])
 def test_the_running_variance_is_the_variance_of_the_stacked_passes(passes: int, spread: float) -> None:
     outputs = 0.7 + spread * (rand(passes, 2, 3, 8, 8) - 0.5)
-    found = mc_dropout_variance(Replay(outputs), torch.zeros(2, 3, 8, 8), passes=passes, seed=1)  # type: ignore[arg-type]
-    expected = np.var(outputs.double().numpy(), axis=0, ddof=1).mean(axis=1)
+    expected = np.var(outputs.double().numpy(), axis=0, ddof=1)
+    mean, squares = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    for count, output in enumerate(outputs, start=1):
+        welford(mean, squares, output.clone(), count)
     assert expected.min() > 0.0
-    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3)
+    np.testing.assert_allclose(squares.numpy() / (passes - 1), expected, rtol=2e-3)
+    np.testing.assert_allclose(mean.numpy(), outputs.mean(dim=0).numpy(), rtol=1e-5)
 
 
-def test_the_network_s_own_passes_are_what_varies(network: AESc, images: Tensor) -> None:
-    stream = generator(5, Stream.MC_DROPOUT)
+def plain_variance(network: AESc, images: Tensor, *, passes: int, seed: int) -> Tensor:
+    """One pass after the other through the network itself, all kept."""
+    stream = generator(seed, Stream.MC_DROPOUT)
     with torch.no_grad():
-        stacked = torch.stack([network(images, generator=stream, shared_dropout=True) for _ in range(6)])
-    found = mc_dropout_variance(network, images, passes=6, seed=5)
-    np.testing.assert_allclose(found.numpy(), np.var(stacked.double().numpy(), axis=0, ddof=1).mean(axis=1), rtol=1e-3)
-    assert found.min() > 0.0
+        stacked = [network(images, generator=stream, shared_dropout=True) for _ in range(passes)]
+    return torch.stack(stacked).double().var(dim=0).mean(dim=1)
+
+
+@pytest.mark.parametrize("skip", ["add", "none", "concat"])
+@pytest.mark.parametrize(
+    "dropout", [(0.1, 0.2, 0.3, 0.4), (0.0, 0.0, 0.3, 0.4), (0.0, 0.0, 0.0, 0.4), (0.3, 0.0, 0.0, 0.0)]
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_network_s_own_passes_are_what_varies(skip: Skip, dropout: tuple[float, ...], batch: int) -> None:
+    stream = torch.Generator().manual_seed(1)
+    network = build_network(image_size=SIDE, channels=3, skip=skip, dropout=dropout, generator=stream)
+    images = rand(batch, 3, SIDE, SIDE)
+    with torch.no_grad():
+        network(images)  # batch norm statistics that are not those of a new network
+    network.eval()
+    expected = plain_variance(network, images, passes=20, seed=5)
+    with torch.inference_mode():
+        found = StochasticPasses(network, bfloat16=False).variance(images, passes=20, seed=5).mean(dim=1)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-3, atol=1e-9)
+    assert found.max() > 1e-6
+
+
+def test_bfloat16_products_change_a_map_far_less_than_another_seed_does(network: AESc, images: Tensor) -> None:
+    with torch.inference_mode():
+        exact, other = (
+            StochasticPasses(network, bfloat16=False).variance(images, passes=30, seed=seed).mean(dim=1)
+            for seed in (1, 2)
+        )
+        found = StochasticPasses(network, bfloat16=True).variance(images, passes=30, seed=1).mean(dim=1)
+    error, spread = ((maps - exact).norm() / exact.norm() for maps in (found, other))
+    assert not torch.equal(found, exact)
+    assert error < 0.1 * spread
+    ranks = [maps.flatten().argsort().argsort().double() for maps in (exact, found)]
+    assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.999
+    scores = [image_scores(maps, "l2", top_fraction=0.005) for maps in (exact, found)]
+    torch.testing.assert_close(scores[1], scores[0], rtol=0.01, atol=0.0)
+
+
+def test_changed_weights_are_seen(images: Tensor) -> None:
+    stream = torch.Generator().manual_seed(1)
+    network = build_network(image_size=SIDE, channels=3, skip="add", dropout=(0.0, 0.4), generator=stream).eval()
+    before = mc_dropout_variance(network, images, passes=3, seed=1)
+    with torch.no_grad():
+        network.head.weight.mul_(0.5)
+    after = mc_dropout_variance(network, images, passes=3, seed=1)
+    assert after.mean() < 0.5 * before.mean()
+    assert prepared(network) is prepared(network)
 
 
 def test_the_variance_is_about_the_same_however_many_passes(network: AESc, images: Tensor) -> None:
@@ -126,23 +164,33 @@ def test_the_network_is_left_as_it_was(network: AESc, images: Tensor) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_memory_does_not_grow_with_the_passes() -> None:
-    class Noise(nn.Module):
-        """As large as a network's output, at next to no cost; looks at the process's memory at each pass."""
+MEMORY = """
+import resource, sys, torch
+from aesc.detection import mc_dropout_variance
+from aesc.network import build_network
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.resident: list[int] = []
+batch, passes = map(int, sys.argv[1:])
+network = build_network(image_size=256, channels=3, skip="add", dropout=(0.0, 0.0, 0.1, 0.2, 0.3, 0.4),
+                        generator=torch.Generator().manual_seed(1)).eval()
+images = torch.zeros(batch, 3, 256, 256)
+with torch.inference_mode():
+    network(images)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+mc_dropout_variance(network, images, passes=passes, seed=1)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
 
-        def forward(self, images: Tensor, *, generator: torch.Generator, **_: Any) -> Tensor:
-            self.resident.append(psutil.Process().memory_info().rss)
-            return images + torch.rand(1, generator=generator)
 
-    noise = Noise()
-    images = torch.zeros(8, 3, 256, 256)  # 6 MiB a pass
-    mc_dropout_variance(noise, images, passes=60, seed=1)  # type: ignore[arg-type]
-    assert len(noise.resident) == 60
-    assert noise.resident[-1] - noise.resident[4] < 60 * MEBIBYTE  # 330 if the passes were kept
+def test_memory_is_that_of_one_pass_however_many_there_are() -> None:
+    """Peak memory of a process beyond that of one plain pass of 16 images; 30 outputs kept would be 360 MiB."""
+    command = [sys.executable, "-c", MEMORY, "16"]
+    few, many = (
+        float(subprocess.run([*command, passes], check=True, capture_output=True, text=True).stdout)
+        for passes in ("2", "30")
+    )
+    masks = 30 * 237_568 * 4 / MEBIBYTE
+    assert many < few + masks + 24
+    assert many < 130
 
 
 # Smoothing
