@@ -31,7 +31,7 @@ from aesc.params import Corruption, Monitoring
 from aesc.seeding import Stream, derive_seed, generator
 
 FORMAT = 1
-LEAST_IMAGES = 8  # with fewer one image alone decides whether 90 % were found
+LEAST_IMAGES = 5  # with fewer the interval spans the grid and says nothing
 _SURROUNDINGS = 0.5  # of the stain's semi-axis: how wide the ring is whose mean the contrast is measured against
 _SLACK = 1e-9  # of rates that are means of zeros and ones
 
@@ -188,7 +188,7 @@ def measure(
         said: which images these are, for the record.
 
     Raises:
-        AescError: fewer than 8 images.
+        AescError: too few images.
     """
     if len(images) < LEAST_IMAGES:
         raise AescError(

@@ -198,7 +198,7 @@ class Monitoring(Section):
     contrasts: Annotated[tuple[Annotated[float, Field(gt=0.0, le=127.0)], ...], Field(strict=False, min_length=1)]
     reference_contrast: float
     find_rate: Rate
-    images: Annotated[int, Field(ge=8)]
+    images: Annotated[int, Field(ge=5)]
     bootstrap: Annotated[int, Field(ge=100)]
     confidence: Rate
     tolerance: Annotated[float, Field(ge=0.0)]

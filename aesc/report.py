@@ -95,6 +95,15 @@ def _verdicts(test: pd.DataFrame, point: OperatingPoint, kind: str, strategy: St
     return [verdict(dict(zip(STRATEGIES, map(float, row), strict=True)), point, strategy) for row in rows]
 
 
+def calibration_table(scores: pd.DataFrame, *, point: OperatingPoint) -> pd.DataFrame:
+    """One row a clean calibration image: path, sha256 and all strategies' scores, what later ones are held against."""
+    rows = scores[(scores["split"] == "calibration") & (scores["corruption"] == "")]
+    table = rows[["path", "sha256"]].copy()
+    for name in STRATEGIES:
+        table[name] = rows[f"{name}_{point.detection.image_score}"]
+    return table.reset_index(drop=True)
+
+
 def score_table(scores: pd.DataFrame, *, point: OperatingPoint) -> pd.DataFrame:
     """One row a test image: path, sha256, split, defect, label, all strategies' scores, score, threshold, verdict."""
     test = scores[scores["split"] == "test"].sort_values("map_index")

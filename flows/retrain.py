@@ -16,6 +16,7 @@ from flows.timing import timed
 from tasks.announcement import announce_version
 from tasks.calibration import calibrate_threshold, draw_figures
 from tasks.data_lock import DATA, hold
+from tasks.detectability import measure_detectability
 from tasks.evaluation import evaluate_detector
 from tasks.preparation import prepare_run, release_run
 from tasks.registry import register_model
@@ -96,6 +97,7 @@ def retrain(
             with timed(seconds, "calibrate"):
                 calibrate_threshold(category, run_folder)
                 draw_figures(category, run_folder)
+                measure_detectability(category, data_root, run_folder)
             run.update(seconds=seconds)
             with timed(seconds, "register"):
                 register_model(category, run_folder)

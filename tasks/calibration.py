@@ -25,7 +25,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
 
     from aesc.detector import Detector
     from aesc.operating_point import calibrate
-    from aesc.report import measure, score_table
+    from aesc.report import calibration_table, measure, score_table
     from aesc.scoring import Scales
     from aesc.weights import load_network
 
@@ -48,6 +48,8 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     write_json(run.metrics, metrics)
     table = score_table(scores, point=point)
     write_atomically(run.score_table, lambda path: table.to_csv(path, index=False))
+    known = calibration_table(scores, point=point)
+    write_atomically(run.calibration_scores, lambda path: known.to_csv(path, index=False))
     return point.strategy
 
 

@@ -36,6 +36,8 @@ class RunFolder:
         self.detector = self.path / "detector"
         self.metrics = self.path / "metrics.json"
         self.score_table = self.path / "scores.csv"
+        self.calibration_scores = self.path / "calibration.csv"
+        self.detectability = self.path / "detectability.json"
         self.figures = self.path / "figures"
         self.summary = self.path / "summary.md"
 

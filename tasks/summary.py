@@ -7,6 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from aesc.files import read_json, write_atomically
+from tasks.detectability import detectability_of
 from tasks.registry import model_name, model_uri
 from tasks.retries import retried_task
 from tasks.run_folder import RunFolder
@@ -59,6 +60,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "weights_sha256": point.weights_sha256,
         "seed": point.seed,
         "metric_version": metrics["metric_version"],
+        "detectability": detectability_of(run),
         "device": state["device"]["device"],
         "seconds": round(sum(state["seconds"].values()), 2),
         "seconds_by_stage": state["seconds"],
@@ -119,6 +121,10 @@ def to_markdown(summary: dict[str, Any]) -> str:
             f"{summary['abstained_clean']} of {summary['clean_images']} clean and {summary['abstained_defective']} of "
             f"{summary['defective_images']} defective images to a person; they are counted above by their score.",
             "",
+            "## Detectability",
+            "",
+            _detectability(summary["detectability"]),
+            "",
             "## Where it is",
             "",
             f"- model: `{uri}` at `{summary['tracking_uri']}`",
@@ -148,6 +154,13 @@ def complete_run(run: RunFolder) -> str:
     if not run.state["finished"]:
         finish_run(run)
     return text
+
+
+def _detectability(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "Not measured: too few calibration images pass."
+    words = str(found["words"])
+    return f"{words[0].upper()}{words[1:]}. See `figures/detectability.png`."
 
 
 def _number(value: float | None) -> str:

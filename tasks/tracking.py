@@ -21,6 +21,7 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.files import read_json
+from tasks.detectability import detectability_of
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 
@@ -115,8 +116,9 @@ def log_run(run: RunFolder) -> str:
     for start in range(0, len(rows), MOST_BATCH):
         tracking.log_batch(run_id, metrics=rows[start : start + MOST_BATCH])
     _log_datasets(tracking, run_id, run)
-    for path in (run.params_file, run.manifest_file, run.history, run.losses, run.metrics, run.score_table):
-        if path.is_file():  # a run of an earlier version of this project has no losses
+    tables = (run.history, run.losses, run.metrics, run.score_table, run.calibration_scores, run.detectability)
+    for path in (run.params_file, run.manifest_file, *tables):
+        if path.is_file():  # runs of earlier versions of this project lack some, few calibration images the last
             tracking.log_artifact(run_id, str(path))
     for folder in (run.validation, run.figures, run.detector):
         tracking.log_artifacts(run_id, str(folder), folder.name)
@@ -235,6 +237,12 @@ def _metric_rows(run: RunFolder, metrics: dict[str, Any]) -> list[Any]:
     ]
     now = int(time.time() * 1000)
     rows += [Metric(name, value, now, 0) for name, value in headline(metrics).items()]
+    if found := detectability_of(run):
+        rows += [
+            Metric(f"detectability.{key}", float(found[key]), now, 0)
+            for key in ("size", "low", "high", "contrast", "n")
+            if found[key] is not None
+        ]
     seconds = run.state.get("seconds", {})
     return rows + [Metric(f"seconds.{name}", float(value), now, 0) for name, value in seconds.items()]
 

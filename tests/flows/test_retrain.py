@@ -108,6 +108,7 @@ def test_mlflow_has_parameters_curves_data_and_provenance(
     for name in ("image_auroc", "pixel_auroc", "aupro", "threshold", "defect.spot.pixel_auroc", "abstained.clean"):
         assert np.isfinite(run.data.metrics[name])
     assert run.data.metrics["image_auroc"] == trained["image_auroc"]
+    assert run.data.metrics["detectability.n"] == trained["detectability"]["n"]
     assert "defect.dent.pixel_auroc" not in run.data.metrics
     datasets = {inputs.dataset.name: inputs for inputs in run.inputs.dataset_inputs}
     assert set(datasets) == {f"widget-{split}" for split in SPLITS}
@@ -137,6 +138,7 @@ def test_mlflow_has_every_artifact(trained: dict[str, Any], client: MlflowClient
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found >= {
         *("params.json", "manifest.parquet", "history.csv", "losses.npy", "metrics.json", "scores.csv"),
+        *("calibration.csv", "detectability.json", "figures/detectability.png"),
         *("summary.md", "validation/index.html", "validation/result.json"),
         *("detector/weights.safetensors", "detector/network.json", "detector/operating_point.json"),
         *(f"figures/{name}" for name in FIGURES),
