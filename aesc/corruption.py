@@ -1,9 +1,11 @@
 """Synthetic defects for training and calibration: stain, scratch, drops, noise (arXiv 2008.12977, section III-B).
 
 Everything is batched tensor arithmetic on the device of the images and draws from one explicit generator. A local
-corruption is computed in a window around it, not on the whole image. Differences from the authors' code, also in
-docs/method.md: the stain is written in polar form, an ellipse's radius times a cubic interpolation over the angle, and
-a blurred edge is the Gaussian blur of a straight edge, evaluated by distance.
+corruption is computed in a window around it, not on the whole image. On a CPU each stain has a box of its own size
+(aesc/boxes.py); elsewhere all have a window of the largest stain's size, so that no device is asked how large they are.
+Differences from the authors' code, also in docs/method.md: the stain is written in polar form, an ellipse's radius
+times a cubic interpolation over the angle, and a blurred edge is the Gaussian blur of a straight edge, evaluated by
+distance.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aesc.boxes import Outline, paint_boxes
 from aesc.params import BLUR_REACH, Corruption
 
 STAIN_POINTS = 20
@@ -36,13 +39,16 @@ class Shape(NamedTuple):
     corner: Tensor
 
 
-def corrupt(images: Tensor, *, params: Corruption, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def corrupt(
+    images: Tensor, *, params: Corruption, generator: torch.Generator, inplace: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draw one corruption on every image.
 
     Args:
-        images: batch x channels x side x side in [0, 1]; left as they are.
+        images: batch x channels x side x side in [0, 1]; left as they are unless `inplace`.
         params: kind and ranges.
         generator: on the images' device; the same state gives the same corruption.
+        inplace: corrupt `images` themselves, which saves the copy of a batch that is not needed clean any more.
 
     Returns:
         The corrupted images, same shape, and where they were changed: batch x 1 x side x side, bool (a pixel of a soft
@@ -54,21 +60,43 @@ def corrupt(images: Tensor, *, params: Corruption, generator: torch.Generator) -
         return images, mask
     if params.kind == "gaussian":
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return (images + params.gaussian_std * noise).clamp(0.0, 1.0), ~mask
-    draw = {"stain": _stain, "scratch": _scratch, "drops": _drops}[params.kind]
-    shape = draw(batch, side, params, generator, images.device)
-    return _paint(images, mask, shape, params, generator)
+        return (images if inplace else images.clone()).add_(noise, alpha=params.gaussian_std).clamp_(0.0, 1.0), ~mask
+    corrupted = images if inplace else images.clone()
+    if params.kind == "stain":
+        outline = _stain(batch, side, params, generator, images.device)
+        if images.device.type == "cpu":
+            paint_boxes(
+                corrupted,
+                mask,
+                outline,
+                level=_level(images, params, generator),
+                noise_std=math.sqrt(params.noise_variance),
+                blurred=params.blur > 0.0,
+                generator=generator,
+            )
+            return corrupted, mask
+        shape = _fill(outline, side, params)
+    else:
+        draw = {"scratch": _scratch, "drops": _drops}[params.kind]
+        shape = draw(batch, side, params, generator, images.device)
+    _paint(corrupted, mask, shape, params, generator)
+    return corrupted, mask
 
 
-def _paint(
-    images: Tensor, mask: Tensor, shape: Shape, params: Corruption, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Blend one filling level a image, plus noise, into the window."""
+def _level(images: Tensor, params: Corruption, generator: torch.Generator) -> Tensor:
+    """The filling's level in [0, 1]: batch x tints, one tint for all channels or one a channel."""
     batch, channels = images.shape[:2]
+    tints = channels if params.colour else 1
+    return _uniform((batch, tints), params.grey, generator, images.device) / 255.0
+
+
+def _paint(images: Tensor, mask: Tensor, shape: Shape, params: Corruption, generator: torch.Generator) -> None:
+    """Blend one filling level a image, plus noise, into the window, in place."""
+    batch = len(images)
     window = shape.opacity.shape[-1]
     device = images.device
-    tints = channels if params.colour else 1
-    level = _uniform((batch, 1, 1, tints), params.grey, generator, device) / 255.0
+    level = _level(images, params, generator)[:, None, None]
+    tints = level.shape[-1]
     noise = torch.randn(batch, window, window, tints, generator=generator, device=device)
     filling = (level + math.sqrt(params.noise_variance) * noise).clamp(0.0, 1.0)
 
@@ -77,17 +105,13 @@ def _paint(
     rows = (shape.corner[:, 0, None] + steps)[:, :, None]
     columns = (shape.corner[:, 1, None] + steps)[:, None, :]
     opacity = shape.opacity[..., None]
-    pixels = images.permute(
-        0, 2, 3, 1
-    ).clone()  # batch x side x side x channels: channels_last needs no copy to permute
+    pixels = images.permute(0, 2, 3, 1)
     under = pixels[item, rows, columns]
     pixels[item, rows, columns] = under + opacity * (filling - under)
-    mask = mask[:, 0]
-    mask[item, rows, columns] = shape.opacity >= 0.5
-    return pixels.permute(0, 3, 1, 2), mask[:, None]
+    mask[:, 0][item, rows, columns] = shape.opacity >= 0.5
 
 
-def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Shape:
+def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Outline:
     """A closed curve through points around a rotated ellipse, each moved at random, joined by a cubic."""
     low, high = params.size
     axes = _uniform((batch, 2), (low * side, high * side), generator, device)
@@ -110,7 +134,13 @@ def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator
     extent = torch.stack(
         [(reach * table_angles.sin()).abs().amax(dim=1), (reach * table_angles.cos()).abs().amax(dim=1)], dim=1
     )
-    centre = _place(extent, side, generator)
+    return Outline(table, sigma, extent, _place(extent, side, generator))
+
+
+def _fill(outline: Outline, side: int, params: Corruption) -> Shape:
+    """The opacity of a stain in a window of the largest stain's size."""
+    table, sigma, _, centre = outline
+    high = params.size[1]
     window = _window(high * side * (1.0 + params.irregularity + BLUR_REACH * params.blur), side)
     dy, dx, corner = _offsets(centre, window, side)
     distance = torch.hypot(dy, dx)
