@@ -44,7 +44,7 @@ class PixelMetrics:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """One image's scores: normal pixels ascending, defect pixels, and each defect pixel's share of its region."""
+    """One image's scores: normal pixels (ascending, if asked for), defect pixels, and their shares of their regions."""
 
     normal: FloatArray
     defect: FloatArray
@@ -101,7 +101,7 @@ def pixel_metrics(
     Raises:
         AescError: sizes that do not fit, scores that are not finite, a clean image with defect pixels.
     """
-    images = split_images(maps, masks, labels=labels)
+    images = split_images(maps, masks, labels=labels, ascending=False)
     return measure_pixels(images, pool_pixels(images), limit=limit)
 
 
@@ -119,7 +119,7 @@ def pro_curve(
         None where AUPRO is not available. Arguments and errors as in `pixel_metrics`.
     """
     _check_limit(limit)
-    pool = pool_pixels(split_images(maps, masks, labels=labels))
+    pool = pool_pixels(split_images(maps, masks, labels=labels, ascending=False))
     if not pool.measurable:
         return None
     sweep = sweep_thresholds(pool)
@@ -130,16 +130,25 @@ def pro_curve(
 
 
 def split_images(
-    maps: Iterable[FloatArray], masks: Iterable[NDArray[np.bool_] | None] | None, *, labels: ArrayLike | None = None
+    maps: Iterable[FloatArray],
+    masks: Iterable[NDArray[np.bool_] | None] | None,
+    *,
+    labels: ArrayLike | None = None,
+    ascending: bool = True,
 ) -> list[ImagePixels | None]:
-    """Split each image's scores by its mask; None for an image that is left out. Arguments as in `pixel_metrics`."""
+    """Split each image's scores by its mask; None for an image that is left out.
+
+    Args:
+        maps, masks, labels: as in `pixel_metrics`.
+        ascending: sort each image's normal pixels; the pool sorts them all in any case.
+    """
     given: Sequence[int] | None = None if labels is None else [int(label) for label in np.asarray(labels)]
     images: list[ImagePixels | None] = []
     try:
         rows = zip(maps, repeat(None) if masks is None else masks, strict=masks is not None)
         for index, (scores, mask) in enumerate(rows):
             label = None if given is None else given[index] if index < len(given) else -1
-            images.append(_split_image(index, np.asarray(scores), mask, label))
+            images.append(_split_image(index, np.asarray(scores), mask, label, ascending=ascending))
     except ValueError as error:
         if "zip()" not in str(error):
             raise
@@ -149,7 +158,9 @@ def split_images(
     return images
 
 
-def _split_image(index: int, scores: FloatArray, mask: ArrayLike | None, label: int | None) -> ImagePixels | None:
+def _split_image(
+    index: int, scores: FloatArray, mask: ArrayLike | None, label: int | None, *, ascending: bool
+) -> ImagePixels | None:
     where = f"anomaly map {index}"
     if scores.ndim != 2 or scores.size == 0:
         raise AescError(where, f"shape {scores.shape}", allowed="height x width, both above 0")
@@ -173,8 +184,9 @@ def _split_image(index: int, scores: FloatArray, mask: ArrayLike | None, label: 
         return None
     regions, count = ndimage.label(defect, structure=_EIGHT_CONNECTED) if has_defect else (None, 0)
     owner = np.empty(0, dtype=np.int32) if regions is None else regions[defect]
+    normal = scores[~defect] if has_defect else scores.ravel()
     return ImagePixels(
-        normal=np.sort(scores[~defect] if has_defect else scores, axis=None),
+        normal=np.sort(normal) if ascending else normal,
         defect=scores[defect],
         share=1.0 / np.bincount(owner, minlength=count + 1)[owner],
         n_regions=int(count),
@@ -182,7 +194,7 @@ def _split_image(index: int, scores: FloatArray, mask: ArrayLike | None, label: 
 
 
 def pool_pixels(images: Iterable[ImagePixels | None]) -> PooledPixels:
-    """Pool and sort the scores of the images that are not left out."""
+    """Pool and sort the scores of the images that are not left out, whose own need not be ascending."""
     kept = [image for image in images if image is not None]
     if not kept:
         empty = np.empty(0)
@@ -224,8 +236,13 @@ def sweep_thresholds(pool: PooledPixels) -> Sweep:
     n_normal = pool.normal.size
     false = np.empty(2 * last.size + 2)
     false[0], false[-1] = 0, n_normal
-    false[1:-1:2] = n_normal - np.searchsorted(pool.normal, thresholds, side="right")
-    false[2:-1:2] = n_normal - np.searchsorted(pool.normal, thresholds, side="left")
+    # In rising order each search begins where the last one ended. Few thresholds are scores of normal pixels too.
+    upper = np.searchsorted(pool.normal, thresholds[::-1], side="right")[::-1]
+    lower = upper.copy()
+    tied = pool.normal[np.maximum(upper - 1, 0)] == thresholds
+    lower[tied] = np.searchsorted(pool.normal, thresholds[tied][::-1], side="left")[::-1]
+    false[1:-1:2] = n_normal - upper
+    false[2:-1:2] = n_normal - lower
 
     def held(at: NDArray[Any]) -> Doubles:
         return np.repeat(np.concatenate([[0.0], at]), 2)
