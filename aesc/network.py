@@ -8,6 +8,7 @@ for a whole batch, and the depth follows from the image size.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -57,17 +58,26 @@ def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def phase_kernels(weight: Tensor) -> Tensor:
-    """The 3x3 kernels, 4 maps_out x maps_in x 3 x 3 in pixel-shuffle order, that equal a 5x5 one after upsampling."""
-    kernels = _sum_taps(_sum_taps(weight, dim=3), dim=2)  # out x in x (phase y, 3) x (phase x, 3)
+    """The 3x3 kernels, 4 maps_out x maps_in x 3 x 3 in pixel-shuffle order, that equal a 5x5 one after upsampling.
+
+    One product with a matrix of zeros and ones; in channels_last memory neither side has to be rearranged for it.
+    """
     maps_out, maps_in = weight.shape[:2]
-    kernels = kernels.view(maps_out, maps_in, 2, 3, 2, 3).permute(0, 2, 4, 1, 3, 5)
-    return kernels.reshape(-1, maps_in, 3, 3)
+    taps = weight.permute(0, 2, 3, 1).reshape(maps_out, 25, maps_in)
+    sums = torch.matmul(_phase_sums(weight.device, weight.dtype), taps)  # out x (phase y, phase x, 3, 3) x in
+    return sums.view(4 * maps_out, 3, 3, maps_in).permute(0, 3, 1, 2)
 
 
-def _sum_taps(weight: Tensor, *, dim: int) -> Tensor:
-    """The 5 taps along `dim`, summed by the small-grid neighbour (-1, 0, +1) they fall on: phase 0, then phase 1."""
-    t0, t1, t2, t3, t4 = weight.unbind(dim)
-    return torch.stack([t0 + t1, t2 + t3, t4, t0, t1 + t2, t3 + t4], dim=dim)
+@lru_cache(maxsize=8)
+def _phase_sums(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """36 x 25: which of the 5x5 taps (columns) fall on which small-grid neighbour of which phase (rows)."""
+    # Row i of `taps[phase]` says which of the 5 taps fall on small-grid neighbour i (-1, 0, +1):
+    # phase 0 groups them 2 + 2 + 1, phase 1 groups them 1 + 2 + 2.
+    with torch.inference_mode(False):  # it is kept, and training differentiates through it
+        taps = torch.tensor(
+            [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]]
+        )
+        return torch.einsum("pau,qbv->pqabuv", taps, taps).reshape(36, 25).to(device, dtype)
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared: bool) -> Tensor:
