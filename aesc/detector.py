@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,13 @@ from aesc.errors import AescError
 from aesc.images import Image, read_image, to_network_input
 from aesc.network import AESc
 from aesc.operating_point import OperatingPoint
-from aesc.params import Strategy
+from aesc.params import STRATEGIES, Strategy
 from aesc.scoring import INFERENCE_BATCH, Scorer
 from aesc.weights import load_network, save_network
 
 Verdict = Literal["pass", "reject", "abstain"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+RESIDUAL_ALONE: tuple[Strategy, ...] = ("residual",)
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -29,7 +30,8 @@ FloatArray = npt.NDArray[np.float32]
 class Prediction:
     """What a detector says of one image.
 
-    score is compared with threshold, see `verdict`. `scores` has every strategy's score.
+    score is compared with threshold, see `verdict`. `scores` and `maps` have every strategy that was computed: all of
+    them, or "residual" alone where `lazy` was asked for and the verdict needed no more.
     image and reconstruction are side x side x channels in [0, 1]; the maps are side x side in the network's pixels;
     mask is where the chosen strategy's map exceeds the pixel threshold.
     """
@@ -41,10 +43,13 @@ class Prediction:
     scores: dict[Strategy, float]
     image: FloatArray
     reconstruction: FloatArray
-    residual: FloatArray
-    uncertainty: FloatArray
-    anomaly_map: FloatArray
+    maps: dict[Strategy, FloatArray]
     mask: npt.NDArray[np.bool_]
+
+    @property
+    def anomaly_map(self) -> FloatArray:
+        """The chosen strategy's map, which the verdict goes by."""
+        return self.maps[self.strategy]
 
 
 class Detector:
@@ -85,9 +90,9 @@ class Detector:
             )
         return cls(network, operating_point)
 
-    def predict(self, source: Path | Image, *, strategy: Strategy | None = None) -> Prediction:
+    def predict(self, source: Path | Image, *, strategy: Strategy | None = None, lazy: bool = False) -> Prediction:
         """The prediction for one image file or decoded image; see `predict_batch`."""
-        return self.predict_batch([self.preprocess(source)], strategy=strategy)[0]
+        return self.predict_batch([self.preprocess(source)], strategy=strategy, lazy=lazy)[0]
 
     def preprocess(self, source: Path | Image) -> npt.NDArray[np.uint8]:
         """side x side x channels as the network wants it.
@@ -100,47 +105,71 @@ class Detector:
         return to_network_input(image, size=point.image_size, channels=point.channels)
 
     def predict_batch(
-        self, images: list[npt.NDArray[np.uint8]], *, strategy: Strategy | None = None
+        self, images: list[npt.NDArray[np.uint8]], *, strategy: Strategy | None = None, lazy: bool = False
     ) -> list[Prediction]:
         """Predictions for preprocessed images; each is the same whatever else is in the batch.
 
         Args:
             images: from `preprocess`.
             strategy: another one than the operating point's; its own thresholds are used.
+            lazy: by the residual, run the stochastic passes only for images near its threshold, where an uncertainty
+                can change the verdict. Verdicts and the scores that are computed stay the same.
         """
+        wish = strategy or self.operating_point.strategy
         found: list[Prediction] = []
         for start in range(0, len(images), INFERENCE_BATCH):
-            found += self._predict(np.stack(images[start : start + INFERENCE_BATCH]), strategy)
+            found += self._predict(np.stack(images[start : start + INFERENCE_BATCH]), wish, lazy=lazy)
         return found
 
-    def _predict(self, images: npt.NDArray[np.uint8], wish: Strategy | None) -> list[Prediction]:
+    def _predict(self, images: npt.NDArray[np.uint8], strategy: Strategy, *, lazy: bool) -> list[Prediction]:
         point = self.operating_point
-        strategy = wish or point.strategy
-        kind = point.detection.image_score
-        threshold = point.image_promises[strategy].threshold
+        if lazy and strategy == "residual":
+            found = self._see(images, RESIDUAL_ALONE)
+            band = point.abstentions[strategy]
+            if near := [number for number, one in enumerate(found) if band.near(one.scores[strategy])]:
+                for number, seen in zip(near, self._see(images[near], STRATEGIES), strict=True):
+                    found[number] = seen
+        else:
+            found = self._see(images, STRATEGIES)
         pixel_threshold = point.pixel_promises[strategy].threshold
-        batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255.0
-        scored = self._scorer(batch)
-        maps = {name: values.cpu().numpy() for name, values in scored.maps.items()}
-        scores = {name: scored.scores[f"{name}_{kind}"].cpu().double().numpy() for name in maps}
-        each = [{name: float(values[i]) for name, values in scores.items()} for i in range(len(images))]
-        reconstruction = scored.reconstruction.permute(0, 2, 3, 1).cpu().numpy()
         return [
             Prediction(
                 strategy=strategy,
-                score=float(scores[strategy][i]),
-                threshold=threshold,
-                verdict=verdict(each[i], point, strategy),
-                scores=each[i],
-                image=images[i].astype(np.float32) / np.float32(255.0),
-                reconstruction=reconstruction[i],
-                residual=maps["residual"][i],
-                uncertainty=maps["uncertainty"][i],
-                anomaly_map=maps[strategy][i],
-                mask=maps[strategy][i] > pixel_threshold,
+                score=seen.scores[strategy],
+                threshold=point.image_promises[strategy].threshold,
+                verdict=verdict(seen.scores, point, strategy),
+                scores=seen.scores,
+                image=image.astype(np.float32) / np.float32(255.0),
+                reconstruction=seen.reconstruction,
+                maps=seen.maps,
+                mask=seen.maps[strategy] > pixel_threshold,
+            )
+            for image, seen in zip(images, found, strict=True)
+        ]
+
+    def _see(self, images: npt.NDArray[np.uint8], strategies: Collection[Strategy]) -> list[_Seen]:
+        batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 255.0
+        scored = self._scorer(batch, strategies=strategies)
+        kind = self.operating_point.detection.image_score
+        maps = {name: values.cpu().numpy() for name, values in scored.maps.items()}
+        scores = {name: scored.scores[f"{name}_{kind}"].cpu().tolist() for name in maps}
+        reconstruction = scored.reconstruction.permute(0, 2, 3, 1).cpu().numpy()
+        return [
+            _Seen(
+                {name: values[i] for name, values in scores.items()},
+                {name: values[i] for name, values in maps.items()},
+                reconstruction[i],
             )
             for i in range(len(images))
         ]
+
+
+class _Seen(NamedTuple):
+    """One image's scores, maps and reconstruction, by the strategies that were computed."""
+
+    scores: dict[Strategy, float]
+    maps: dict[Strategy, FloatArray]
+    reconstruction: FloatArray
 
 
 def verdict(scores: Mapping[Strategy, float], point: OperatingPoint, strategy: Strategy | None = None) -> Verdict:
@@ -150,7 +179,7 @@ def verdict(scores: Mapping[Strategy, float], point: OperatingPoint, strategy: S
     conformal promise is about. Every rejection is above the threshold, so abstaining never breaks it. NaN is rejected.
 
     Args:
-        scores: of one image by strategy: that of `strategy`, and near its threshold residual and uncertainty.
+        scores: of one image by strategy: that of `strategy`; where it is near its threshold, the others too.
         point: thresholds and bands.
         strategy: the one that decides; by default the operating point's.
     """

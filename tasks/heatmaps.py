@@ -1,4 +1,4 @@
-"""The picture that explains a verdict: an image beside its anomaly map."""
+"""The picture that explains a verdict, as a file: an image beside its anomaly map."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ def write_heatmap(prediction: Prediction, detector: Detector, path: Path, *, str
     Args:
         strategy: whose map; by default the one that the verdict goes by.
     """
-    import numpy as np
     from PIL import Image
 
-    from aesc.panels import heatmap_overlay
+    from aesc.heatmaps import beside_its_image, overlay
 
-    shown = strategy or prediction.strategy
-    values = prediction.anomaly_map if shown == prediction.strategy else getattr(prediction, shown)
-    threshold = detector.operating_point.pixel_promises[shown].threshold
-    # Twice the pixel threshold is the brightest: what is flagged is in the upper half on every image.
-    overlay = heatmap_overlay(prediction.image, values, vmax=2.0 * threshold or 1.0, pixel_threshold=threshold)
-    image = np.broadcast_to((prediction.image * 255.0).round().astype(np.uint8), (*prediction.image.shape[:2], 3))
-    picture = Image.fromarray(np.concatenate([image, overlay], axis=1))
+    picture = Image.fromarray(beside_its_image(overlay(prediction, detector.operating_point, strategy), prediction))
     picture.thumbnail((2 * SIDE, SIDE))
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.files import read_json
+from tasks.detectability import detectability_of
 from tasks.retries import retried_task
 from tasks.run_folder import RunFolder
 from tasks.tracking import FLOW_RUN_TAG, client, headline, log_run, pyfunc_file, unreachable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 SERVED_WITH = (
-    *("torch", "numpy", "pandas", "pillow", "scipy", "scikit-learn"),
+    *("torch", "numpy", "pandas", "pillow", "scipy", "scikit-learn", "matplotlib"),
     *("pydantic", "safetensors", "pyyaml", "tqdm", "filelock", "pyarrow"),
 )
 
@@ -148,6 +149,18 @@ def only_category() -> str:
     return found[0]
 
 
+def watched_categories() -> list[str]:
+    """The categories that have a champion; raises AescError if MLflow cannot be reached."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        tracking = client()
+        return sorted(name for name in _categories(tracking) if CHAMPION in _aliases(tracking, model_name(name)))
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+
+
 def _categories(tracking: MlflowClient) -> set[str]:
     prefix = model_name("")
     names = {model.name for model in tracking.search_registered_models()}
@@ -269,7 +282,7 @@ def _register(run: RunFolder, run_id: str) -> Registered:
     if existing:  # a repetition after a crash
         number = str(existing[0].version)
     else:
-        logged = _log_model(run, run_id)
+        logged = log_detector(run.detector, run_id)
         number = str(tracking.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id).version)
     for key, value in _version_tags(run, metrics).items():
         tracking.set_model_version_tag(name, number, key, value)
@@ -281,17 +294,23 @@ def _register(run: RunFolder, run_id: str) -> Registered:
     return Registered(name, number, run_id, aliases)
 
 
-def _log_model(run: RunFolder, run_id: str) -> Any:
+def log_detector(folder: Path, run_id: str) -> Any:
+    """Log the detector in `folder` as the pyfunc `model` of an MLflow run; MLflow's description of it."""
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    numbers = ("score", "threshold", "residual", "uncertainty", "combined")
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image")]),
+    text, number, flag = DataType.string, DataType.double, DataType.boolean
+    always = {"score": number, "threshold": number, "verdict": text, "abstained": flag, "strategy": text}
+    at_times = {"residual": number, "uncertainty": number, "combined": number, "heatmap": text, "mask": text}
+    signature = ModelSignature(  # without inputs: see tasks/served_model.py
         outputs=Schema(
-            [ColSpec(DataType.double, key) for key in numbers]
-            + [ColSpec(DataType.string, key) for key in ("verdict", "strategy")]
+            [ColSpec(kind, key) for key, kind in always.items()]
+            + [ColSpec(kind, key, required=False) for key, kind in at_times.items()]
+        ),
+        params=ParamSchema(
+            [ParamSpec("strategy", text, "")]
+            + [ParamSpec(key, flag, False) for key in ("all_scores", "heatmap", "mask")]
         ),
     )
     mlflow.set_tracking_uri(client().tracking_uri)
@@ -300,7 +319,7 @@ def _log_model(run: RunFolder, run_id: str) -> Any:
         return mlflow.pyfunc.log_model(
             name="model",  # not "detector": the run has a folder of that name, and MLflow would mix the two
             python_model=str(pyfunc_file()),
-            artifacts={"detector": str(run.detector)},
+            artifacts={"detector": str(folder)},
             code_paths=[str(Path(__file__).parent.parent / "aesc")],
             signature=signature,
             pip_requirements=["mlflow==" + importlib.metadata.version("mlflow"), *_served_with()],
@@ -331,6 +350,8 @@ def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
     }
     if flow_run.id:  # not where `aesc register` does it
         tags[FLOW_RUN_TAG] = flow_run.id
+    if found := detectability_of(run):
+        tags["detectability"] = found["words"]
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = headline(metrics).get(name)
         tags[name] = "not available" if value is None else f"{value:.6g}"

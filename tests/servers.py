@@ -109,6 +109,21 @@ def mlflow_server(
 
 
 @contextmanager
+def model_server(folder: Path, uri: str, *, env: Mapping[str, str]) -> Iterator[Server]:
+    """`mlflow models serve` of a model; `env` has at least MLFLOW_TRACKING_URI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        *(str(executable("mlflow")), "models", "serve", "--model-uri", uri),
+        *("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)),
+    ]
+    log = folder / "served.log"
+    with _process(command, log, ready=lambda _: _answers(f"{url}/ping"), timeout=180, env=env, cwd=folder) as pid:
+        yield Server(url, dict(env), log, pid)
+
+
+@contextmanager
 def prefect_server(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     """Prefect's server with its own home and database; on the same `folder` and `port` it is the same one again."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ def test_loaded_detector_predicts_what_the_saved_one_did(tmp_path: Path, channel
     after = Detector.load(tmp_path / "detector", device="cpu").predict(picture())
     assert after.score == before.score
     assert after.scores == before.scores
-    np.testing.assert_array_equal(after.uncertainty, before.uncertainty)
+    np.testing.assert_array_equal(after.maps["uncertainty"], before.maps["uncertainty"])
     assert after.image.shape == (SIDE, SIDE, channels)
     assert after.mask.shape == after.anomaly_map.shape == (SIDE, SIDE)
 
@@ -169,7 +169,7 @@ def test_another_strategy_brings_its_own_threshold(tmp_path: Path) -> None:
     assert found.strategy == "uncertainty"
     assert found.score == found.scores["uncertainty"]
     assert found.threshold == detector.operating_point.image_promises["uncertainty"].threshold
-    np.testing.assert_array_equal(found.anomaly_map, found.uncertainty)
+    np.testing.assert_array_equal(found.anomaly_map, found.maps["uncertainty"])
 
 
 def test_verdict_is_strict(tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ from mlflow.pyfunc import load_model
 
 model = load_model("models:/aesc-widget@champion")
 paths = json.loads(sys.stdin.read())
-by_path = model.predict(pd.DataFrame({"image": paths}))
+by_path = model.predict(pd.DataFrame({"image": paths}), params={"all_scores": True})
 content = [base64.b64encode(Path(path).read_bytes()).decode() for path in paths]
-by_content = model.predict(pd.DataFrame({"image": content}))
+by_content = model.predict(content, params={"all_scores": True})
 import aesc
 print(json.dumps([aesc.__file__, by_path.to_dict("list"), by_content.to_dict("list")]))
 """

@@ -1,0 +1,62 @@
+"""A detector that was never trained, calibrated on its own scores: for what depends on its size, not on its sight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from aesc.detector import Detector
+from aesc.network import build_network
+from aesc.operating_point import calibrate
+from aesc.params_file import load_params
+from aesc.scoring import Scales, Scorer
+from aesc.weights import save_network
+
+ROOT = Path(__file__).parents[1]
+
+
+def striped_image(side: int, number: int, *, channels: int = 3) -> npt.NDArray[np.uint8]:
+    """side x side x channels: wavy stripes with noise of their own."""
+    random = np.random.default_rng(number)
+    rows, columns = np.mgrid[:side, :side] / side
+    waves = 120 + 40 * np.sin(6.3 * (3 * rows + 2 * columns) + random.uniform(0, 6.3))
+    noise = random.normal(0, 4 + number % 5, (side, side, channels))
+    return np.clip(waves[..., None] + noise, 0, 255).astype(np.uint8)
+
+
+def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels: int = 3, images: int = 20) -> Detector:
+    """A detector with random weights, its thresholds from `images` striped images; saved in `folder`/detector."""
+    params = load_params(
+        ROOT / "params.yaml",
+        preset="quick",
+        overrides=[f"data.image_size={side}", "detection.strategy=residual", *overrides],
+    )
+    network = build_network(
+        image_size=side,
+        channels=channels,
+        skip=params.network.skip,
+        dropout=params.network.dropout,
+        generator=torch.Generator().manual_seed(0),
+    ).eval()
+    scales = Scales(residual=0.1, uncertainty=0.001)
+    scorer = Scorer(network, detection=params.detection, seed=params.training.seed, scales=scales)
+    clean = np.stack([striped_image(side, number, channels=channels) for number in range(images)])
+    scored = scorer(torch.from_numpy(clean).permute(0, 3, 1, 2).float() / 255.0)
+    point = calibrate(
+        pd.DataFrame({name: values.double().numpy() for name, values in scored.scores.items()}).assign(
+            split="calibration", corruption=""
+        ),
+        params=params,
+        category="stripes",
+        data_version="none",
+        weights_sha256=save_network(network, folder / "detector").weights_sha256,
+        channels=channels,
+        scales=scales,
+    )
+    detector = Detector(network, point)
+    detector.save(folder / "detector")
+    return detector
