@@ -145,13 +145,12 @@ class StochasticPasses:
             # On the CPU, whatever the images are on: a threshold calibrated on one device must hold on another.
             stream = generator(seed, Stream.MC_DROPOUT)
             layers = list(self._layers())
-            drawn: list[list[Tensor]] = [[] for _ in layers]
-            for _ in range(passes):
-                for (shape, rate), kept in zip(layers, drawn, strict=True):
-                    if rate:
-                        kept.append(dropout_mask(shape, rate, stream))
-            masks = [_channels_last(torch.stack(kept).to(device)) if kept else None for kept in drawn]
-            self._masks = {(passes, seed): masks}
+            masks = [_channels_last(torch.empty(passes, *shape)) if rate else None for shape, rate in layers]
+            for number in range(passes):
+                for (shape, rate), mask in zip(layers, masks, strict=True):
+                    if mask is not None:
+                        mask[number] = dropout_mask(shape, rate, stream)
+            self._masks = {(passes, seed): [None if mask is None else mask.to(device) for mask in masks]}
         return self._masks[passes, seed]
 
     def _layers(self) -> Iterator[tuple[tuple[int, int, int], float]]:
