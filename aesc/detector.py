@@ -17,7 +17,7 @@ from aesc.images import Image, read_image, to_network_input
 from aesc.network import AESc
 from aesc.operating_point import OperatingPoint
 from aesc.params import STRATEGIES, Strategy
-from aesc.scoring import INFERENCE_BATCH, Scorer
+from aesc.scoring import INFERENCE_BATCH, ResidualPath, Scorer
 from aesc.weights import load_network, save_network
 
 Verdict = Literal["pass", "reject", "abstain"]
@@ -69,6 +69,11 @@ class Detector:
             seed=operating_point.seed,
             scales=operating_point.scales,
         )
+
+    @property
+    def residual_path(self) -> ResidualPath:
+        """What is deterministic in it, as a module."""
+        return self._scorer.residual_path
 
     def save(self, folder: Path) -> None:
         """Write weights and operating point into `folder`."""

@@ -69,7 +69,7 @@ class Scorer:
 
     def __init__(self, network: AESc, *, detection: Detection, seed: int, scales: Scales) -> None:
         self.network = network
-        self._residual = ResidualPath(network, smoothing=detection.smoothing)
+        self.residual_path = ResidualPath(network, smoothing=detection.smoothing)
         self._detection = detection
         self._seed = seed
         self._scales = scales
@@ -80,7 +80,7 @@ class Scorer:
 
         The residual alone needs one pass through the network, the others `detection.passes` more.
         """
-        reconstruction, residual = self._residual(images)
+        reconstruction, residual = self.residual_path(images)
         maps: dict[Strategy, Tensor] = {"residual": residual}
         if not {"residual"}.issuperset(strategies):
             maps["uncertainty"] = _uncertainty(self.network, images, detection=self._detection, seed=self._seed)

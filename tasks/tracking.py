@@ -167,6 +167,19 @@ def tag_run(run_id: str, tags: dict[str, str]) -> None:
         raise unreachable(error) from error
 
 
+def add_files(run_id: str, files: Sequence[Path], *, folder: str | None = None) -> None:
+    """Add files to an MLflow run, finished or not; raises AescError if MLflow cannot be reached."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        tracking = client()
+        for path in files:
+            tracking.log_artifact(run_id, str(path), folder)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+
+
 def finish_run(run: RunFolder) -> None:
     """Add the summary and mark the MLflow run as finished; the last step, so an unfinished one is seen as such."""
     tracking, run_id = client(), run.state["mlflow_run_id"]

@@ -22,6 +22,7 @@ FORBIDDEN = {
 ALLOWED_IN_AESC = {
     *("torch", "numpy", "pandas", "scipy", "sklearn", "PIL", "matplotlib"),
     *("pydantic", "yaml", "safetensors", "pyarrow", "tqdm", "filelock"),
+    *("onnx", "onnxscript", "onnxruntime"),  # an optional extra: the network as a file that needs none of this
     "imagehash",  # perceptual hashes: whether an arrival is a copy is part of guarding what is clean
 }
 MODULES = [
