@@ -130,7 +130,7 @@ class Loss(BaseModel):
 
 
 def stained(
-    images: Tensor, *, size: float, contrast: float, irregularity: float, generator: torch.Generator
+    images: Tensor, *, size: float, contrast: float, corruption: Corruption, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Paint one stain of a size and a contrast on every image.
 
@@ -142,7 +142,7 @@ def stained(
         images: batch x channels x side x side in [0, 1]; left as they are.
         size: semi-axis, pixels.
         contrast: grey levels of 255.
-        irregularity: as in `corruption.irregularity`.
+        corruption: its irregularity is used.
         generator: on the images' device.
 
     Returns:
@@ -150,15 +150,15 @@ def stained(
     """
     batch, _, side, _ = images.shape
     share = size / side
-    params = Corruption(
-        kind="stain",
-        size=(share, share),
-        grey=(255.0, 255.0),
-        noise_variance=0.0,
-        irregularity=irregularity,
-        blur=0.0,
-        colour=False,
-        gaussian_std=0.1,
+    params = corruption.model_copy(
+        update={
+            "kind": "stain",
+            "size": (share, share),
+            "grey": (255.0, 255.0),
+            "noise_variance": 0.0,
+            "blur": 0.0,
+            "colour": False,
+        }
     )
     _, mask = corrupt(torch.zeros_like(images[:, :1]), params=params, generator=generator)
     reach = max(1, math.ceil(_SURROUNDINGS * size))
@@ -174,7 +174,7 @@ def stained(
 
 
 def measure(
-    detector: Detector, images: Sequence[Pixels], *, settings: Monitoring, irregularity: float, seed: int, said: str
+    detector: Detector, images: Sequence[Pixels], *, settings: Monitoring, corruption: Corruption, seed: int, said: str
 ) -> Detectability:
     """Paint the grid's stains on `images` and ask the detector about each.
 
@@ -183,7 +183,7 @@ def measure(
         images: clean and preprocessed (side x side x channels), which pass without a stain; the first
             `monitoring.images` of them are used. The i-th image gets the same shapes whoever measures.
         settings: sizes, contrasts, find rate, resamples.
-        irregularity: of the stains.
+        corruption: the stains' irregularity.
         seed: of the run.
         said: which images these are, for the record.
 
@@ -203,11 +203,11 @@ def measure(
     found = np.zeros((len(settings.contrasts), len(settings.sizes), len(used)), dtype=bool)
     for row, contrast in enumerate(settings.contrasts):
         for column, size in enumerate(settings.sizes):
-            # Of the size alone: at every contrast the same stains, so that the curve has less noise.
-            stream = generator(seed, Stream.DETECTABILITY, column)
-            painted, _ = stained(batch, size=size, contrast=contrast, irregularity=irregularity, generator=stream)
+            # Anew for each: an image has the same stain in every cell, but for size and contrast.
+            stream = generator(seed, Stream.DETECTABILITY)
+            painted, _ = stained(batch, size=size, contrast=contrast, corruption=corruption, generator=stream)
             pixels = (painted * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            answers = detector.predict_batch(list(pixels))
+            answers = detector.predict_batch(list(pixels), lazy=True)
             found[row, column] = [answer.score > answer.threshold for answer in answers]
     resamples = _resampled(found, settings, seed)
     return Detectability(
@@ -266,7 +266,7 @@ def compare(before: Detectability, now: Detectability, *, tolerance: float, leve
                 f"detectability ({name})",
                 f"{getattr(now, name)}",
                 allowed=f"{getattr(before, name)}, as at the registration",
-                todo="set the parameters of monitoring as they were, or retrain to measure anew",
+                todo="measure with the same grid",
             )
     logs = [_log_figures(one, bootstrap) for one in (before, now)]
     (before_log, before_draws), (now_log, now_draws) = logs
@@ -308,7 +308,7 @@ def _log_figures(found: Detectability, bootstrap: int) -> tuple[float, npt.NDArr
     row = found.contrasts.index(found.reference_contrast)
     table = np.array(found.found[row], dtype=float)
     beyond = found.sizes[-1] * found.sizes[-1] / found.sizes[-2]
-    rng = np.random.default_rng(derive_seed(found.seed, Stream.DETECTABILITY, len(found.sizes), found.n))
+    rng = np.random.default_rng(derive_seed(found.seed, Stream.DETECTABILITY, found.n))
 
     def log_size(rates: npt.NDArray[np.float64]) -> float:
         return math.log(min(smallest_size(rates, found.sizes, found.find_rate), beyond))
@@ -320,7 +320,7 @@ def _log_figures(found: Detectability, bootstrap: int) -> tuple[float, npt.NDArr
 def _resampled(found: npt.NDArray[np.bool_], settings: Monitoring, seed: int) -> npt.NDArray[np.float64]:
     """Contrasts x resamples: the smallest size each time."""
     n = found.shape[2]
-    rng = np.random.default_rng(derive_seed(seed, Stream.DETECTABILITY, found.shape[1]))
+    rng = np.random.default_rng(derive_seed(seed, Stream.DETECTABILITY, n))
     draws = np.empty((len(found), settings.bootstrap))
     for column in range(settings.bootstrap):
         rates = found[:, :, rng.integers(n, size=n)].mean(axis=2)

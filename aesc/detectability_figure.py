@@ -46,7 +46,7 @@ def _draw_rates(axes: Axes, found: Detectability) -> None:
     axes.set_xlabel("semi-axis of the stain, pixels")
     axes.set_ylabel("found")
     axes.set_title(f"Stains found ({found.strategy})")
-    axes.legend(title="contrast", loc="lower right", fontsize=8)
+    axes.legend(title="contrast", loc="upper left", fontsize=8, title_fontsize=8)
 
 
 def _draw_curve(axes: Axes, found: Detectability, registered: Detectability | None) -> None:
@@ -64,7 +64,7 @@ def _draw_curve(axes: Axes, found: Detectability, registered: Detectability | No
         axes.errorbar(x, y, yerr=errors, marker="o", markersize=5, capsize=3, color=colour, label=label)
         for point in one.curve:
             if point.size is None:
-                axes.annotate(f"> {top:g}", (point.contrast, top), color=colour, ha="center", va="bottom", size=9)
+                axes.annotate(f"> {top:g}", (point.contrast, top), color=colour, ha="center", va="top", size=9)
     axes.axvline(found.reference_contrast, color=INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(found.contrasts)))
@@ -72,10 +72,10 @@ def _draw_curve(axes: Axes, found: Detectability, registered: Detectability | No
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(found.contrasts[0] / 1.3, found.contrasts[-1] * 1.3)
     _size_axis(axes, found, which="y")
-    axes.set_xlabel("contrast, grey levels (dashed: the one that counts)")
+    axes.set_xlabel("contrast, grey levels")
     axes.set_ylabel("smallest semi-axis, pixels")
     axes.set_title(f"Smallest stain found in {100 * found.find_rate:g} %")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="lower left", fontsize=8)
 
 
 def _size_axis(axes: Axes, found: Detectability, *, which: str) -> None:

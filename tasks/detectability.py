@@ -51,7 +51,7 @@ def measure_detectability(category: str, data_root: str, run_folder: str) -> str
         detector,
         [store[at[sha256]] for sha256 in used],
         settings=params.monitoring,
-        irregularity=params.corruption.irregularity,
+        corruption=params.corruption,
         seed=params.training.seed,
         said="calibration images that pass",
     )

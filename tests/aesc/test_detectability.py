@@ -19,9 +19,12 @@ from tests.aesc.test_detector import make_detector
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
-SETTINGS = load_params(ROOT / "params.yaml", preset="quick").monitoring.model_copy(
+PARAMS = load_params(ROOT / "params.yaml", preset="quick")
+SETTINGS = PARAMS.monitoring.model_copy(
     update={"sizes": (1.0, 2.0, 4.0, 8.0), "contrasts": (32.0, 64.0), "bootstrap": 100}
 )
+ROUND = PARAMS.corruption.model_copy(update={"irregularity": 0.0})
+IRREGULAR = PARAMS.corruption.model_copy(update={"irregularity": 0.3})
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Eye:
         self.operating_point = make_detector(folder).operating_point
         self._least = least
 
-    def predict_batch(self, images: list[Any]) -> list[Answer]:
+    def predict_batch(self, images: list[Any], *, lazy: bool) -> list[Answer]:
         return [Answer(float((np.abs(image[..., 0].astype(int) - 128) > 8).sum()), self._least) for image in images]
 
 
@@ -50,7 +53,7 @@ def flat(count: int, level: int = 128) -> list[Any]:
 
 def seen(least: float, folder: Path, *, images: int = 24, settings: Monitoring = SETTINGS) -> Detectability:
     eye: Any = Eye(least, folder)
-    return measure(eye, flat(images), settings=settings, irregularity=0.0, seed=1, said="flat")
+    return measure(eye, flat(images), settings=settings, corruption=ROUND, seed=1, said="flat")
 
 
 @pytest.mark.parametrize(("level", "contrast"), [(0.5, 32.0), (0.02, 64.0), (0.98, 64.0)])
@@ -59,7 +62,7 @@ def test_a_stain_has_the_size_and_the_contrast_that_were_asked_for(level: float,
     images[:, 1] *= 0.9
     before = images.clone()
     stream = torch.Generator().manual_seed(0)
-    painted, mask = stained(images, size=6.0, contrast=contrast, irregularity=0.0, generator=stream)
+    painted, mask = stained(images, size=6.0, contrast=contrast, corruption=ROUND, generator=stream)
     assert torch.equal(images, before)
     area = mask.sum(dim=(1, 2, 3)).float()
     assert area.mean() == pytest.approx(math.pi * 36, rel=0.05)
@@ -74,7 +77,9 @@ def test_a_stain_has_the_size_and_the_contrast_that_were_asked_for(level: float,
 
 def test_the_contrast_is_to_what_surrounds_the_stain_not_to_the_image() -> None:
     ramp = torch.linspace(0.2, 0.8, SIDE).expand(30, 1, SIDE, SIDE)
-    painted, mask = stained(ramp, size=3.0, contrast=25.5, irregularity=0.3, generator=torch.Generator().manual_seed(1))
+    painted, mask = stained(
+        ramp, size=3.0, contrast=25.5, corruption=IRREGULAR, generator=torch.Generator().manual_seed(1)
+    )
     steps = [
         float(image[where].mean() - clean[where].mean())
         for image, clean, where in zip(painted, ramp, mask, strict=True)
@@ -122,8 +127,8 @@ def test_a_real_detector_finds_more_of_large_strong_stains(tmp_path: Path) -> No
     )
     sized = type(detector)(detector._network, point)
     settings = settings.model_copy(update={"reference_contrast": 64.0})
-    found = measure(sized, images, settings=settings, irregularity=0.3, seed=1, said="flat")
-    again = measure(sized, images, settings=settings, irregularity=0.3, seed=1, said="flat")
+    found = measure(sized, images, settings=settings, corruption=IRREGULAR, seed=1, said="flat")
+    again = measure(sized, images, settings=settings, corruption=IRREGULAR, seed=1, said="flat")
     assert found == again
     rates = np.array(found.rates)
     assert rates[2, 1] >= rates[0, 0]
