@@ -294,6 +294,12 @@ def _register(run: RunFolder, run_id: str) -> Registered:
     return Registered(name, number, run_id, aliases)
 
 
+def describe_version(run: RunFolder, text: str) -> None:
+    """Make `text` (markdown) the description of the version that a run became."""
+    state = run.state
+    client().update_model_version(model_name(state["category"]), state["model_version"], description=text)
+
+
 def log_detector(folder: Path, run_id: str) -> Any:
     """Log the detector in `folder` as the pyfunc `model` of an MLflow run; MLflow's description of it."""
     import mlflow

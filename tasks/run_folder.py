@@ -40,6 +40,7 @@ class RunFolder:
         self.detectability = self.path / "detectability.json"
         self.figures = self.path / "figures"
         self.summary = self.path / "summary.md"
+        self.card = self.path / "model_card.md"
 
     @property
     def state(self) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from aesc.files import read_json, write_atomically
 from tasks.detectability import detectability_of
-from tasks.registry import model_name, model_uri
+from tasks.model_card import description, write_card
+from tasks.pages import interval, number
+from tasks.registry import describe_version, model_name, model_uri
 from tasks.retries import retried_task
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
@@ -74,12 +76,12 @@ def to_markdown(summary: dict[str, Any]) -> str:
     """The summary as a page for Prefect, MLflow and the run folder."""
     n, promise = summary["n"], summary["promise"]
     rows = [
-        f"| {label} | {_number(summary[name])} | {_interval(summary['intervals'][name])} |"
+        f"| {label} | {number(summary[name])} | {interval(summary['intervals'][name])} |"
         for name, label in SHOWN.items()
     ]
     defects = [
-        f"| {row['defect']} | {row['n_defective']} | {_number(row['image_auroc'])} | {_number(row['pixel_auroc'])} | "
-        f"{_number(row['aupro'])} |"
+        f"| {row['defect']} | {row['n_defective']} | {number(row['image_auroc'])} | {number(row['pixel_auroc'])} | "
+        f"{number(row['aupro'])} |"
         for row in summary["metrics_by_defect"]
     ]
     uri = model_uri(summary["category"], str(summary["model_version"]))
@@ -148,9 +150,11 @@ def publish_summary(category: str, run_folder: str) -> str:
 
 
 def complete_run(run: RunFolder) -> str:
-    """Write summary.md and finish the registered run; the summary."""
-    text = to_markdown(summarise(run))
+    """Write summary.md and the model card, and finish the registered run; the summary."""
+    summary = summarise(run)
+    text = to_markdown(summary)
     write_atomically(run.summary, lambda path: path.write_text(text, encoding="utf-8"))
+    describe_version(run, description(write_card(run, summary, shown=SHOWN)))
     if not run.state["finished"]:
         finish_run(run)
     return text
@@ -161,12 +165,3 @@ def _detectability(found: dict[str, Any] | None) -> str:
         return "Not measured: too few calibration images pass."
     words = str(found["words"])
     return f"{words[0].upper()}{words[1:]}. See `figures/detectability.png`."
-
-
-def _number(value: float | None) -> str:
-    return "not available" if value is None else f"{value:.4f}"
-
-
-def _interval(bounds: list[float | None]) -> str:
-    low, high = bounds
-    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -180,10 +181,26 @@ def add_files(run_id: str, files: Sequence[Path], *, folder: str | None = None) 
         raise unreachable(error) from error
 
 
+def read_artifact(run_id: str, name: str) -> str | None:
+    """The text of an artifact of an MLflow run, None if it has none of that name; raises AescError if out of reach."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        tracking = client()
+        if name not in {file.path for file in tracking.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return Path(tracking.download_artifacts(run_id, name, scratch)).read_text(encoding="utf-8")
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise unreachable(error) from error
+
+
 def finish_run(run: RunFolder) -> None:
-    """Add the summary and mark the MLflow run as finished; the last step, so an unfinished one is seen as such."""
+    """Add summary and card, mark the MLflow run as finished; the last step, so an unfinished one is seen as such."""
     tracking, run_id = client(), run.state["mlflow_run_id"]
-    tracking.log_artifact(run_id, str(run.summary))
+    for page in (run.summary, run.card):
+        tracking.log_artifact(run_id, str(page))
     tracking.set_terminated(run_id, "FINISHED")
     run.update(finished=True)
 
