@@ -36,10 +36,13 @@ class Pixels:
 
     def batch(self, indices: Tensor) -> Tensor:
         """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last."""
+        # Without waiting for the device: PyTorch would synchronise with it at every plain copy.
         if self._resident is not None:
-            pixels = self._resident[indices.to(self._device)]
+            pixels = self._resident[indices.to(self._device, non_blocking=True)]
         else:
-            pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]]).to(self._device)
+            pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]])
+            on_gpu = self._device.type == "cuda"
+            pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
         return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
     def batches(self, size: int) -> Iterator[Tensor]:
