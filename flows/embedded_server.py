@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
 
-def start_embedded_server() -> None:
+def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     """Start the server that a flow would start by itself; nothing happens where the user has one of their own.
+
+    `meanwhile` names modules that the flow will need: they are imported in the background, which costs nothing while
+    this process waits for its server.
 
     A terminal sends Ctrl-C to the whole process group. A server that stops with the flow cannot be told that the flow
     was interrupted, and the flow would try to tell it for a minute and then fail for want of a connection.
     """
+    threading.Thread(target=_import_all, args=(meanwhile,), daemon=True).start()
     if not PREFECT_API_URL.value():
         with _without_interrupts(), get_client(sync_client=True):
             pass
+
+
+def _import_all(names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(Exception):  # whoever needs it imports it again, and then says what is wrong
+            importlib.import_module(name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import typer
 from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command
 
 DEFAULT_PRESET = "quick"
+HEAVY = ("great_expectations", "torch", "dvc.repo", "mlflow")  # what a retraining imports, the first needed first
 
 
 @command
@@ -70,7 +71,7 @@ def retrain(
     from flows.embedded_server import start_embedded_server
     from flows.retrain import retrain as flow
 
-    start_embedded_server()
+    start_embedded_server(meanwhile=HEAVY)
     summary: dict[str, Any] = flow(
         category,
         preset=preset,
