@@ -46,7 +46,7 @@ def _draw_rates(axes: Axes, found: Detectability) -> None:
     axes.set_xlabel("semi-axis of the stain, pixels")
     axes.set_ylabel("found")
     axes.set_title(f"Stains found ({found.strategy})")
-    axes.legend(title="contrast", loc="upper left", fontsize=8, title_fontsize=8)
+    axes.legend(title="contrast", loc="best", fontsize=8, title_fontsize=8)
 
 
 def _draw_curve(axes: Axes, found: Detectability, registered: Detectability | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from aesc.errors import AescError
@@ -19,12 +20,26 @@ CREATE TABLE IF NOT EXISTS seen (
     sha256 TEXT NOT NULL, verdict TEXT NOT NULL, reason TEXT NOT NULL, batch TEXT NOT NULL, at TEXT NOT NULL,
     PRIMARY KEY (category, source, key, tag)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counted (
+    category TEXT NOT NULL PRIMARY KEY, data_version TEXT NOT NULL, model_version TEXT NOT NULL, rules TEXT NOT NULL,
+    clean INTEGER NOT NULL, trained INTEGER NOT NULL, new INTEGER NOT NULL, missing INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS announced (
     category TEXT NOT NULL, data_version TEXT NOT NULL, model_version TEXT NOT NULL, reason TEXT NOT NULL,
     at TEXT NOT NULL,
     PRIMARY KEY (category, data_version, model_version, reason)
 ) WITHOUT ROWID;
 """
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Clean images that there are, that the newest version was made from, that are new, and that are still missing."""
+
+    clean: int
+    trained: int
+    new: int
+    missing: int
 
 
 class Ledger:
@@ -52,10 +67,37 @@ class Ledger:
             query = "SELECT sha256 FROM seen WHERE category = ? AND verdict = 'accepted'"
             return {str(sha256) for (sha256,) in database.execute(query, (category,))}
 
+    def newest_accepted(self, category: str, most: int) -> list[tuple[str, str, str]]:
+        """The sha256, key and time of the arrivals that were accepted last, newest first."""
+        with self._open() as database:
+            query = (
+                "SELECT sha256, key, at FROM seen WHERE category = ? AND verdict = 'accepted' "
+                "ORDER BY at DESC, source, key LIMIT ?"
+            )
+            return [(str(sha256), str(key), str(at)) for sha256, key, at in database.execute(query, (category, most))]
+
     def record(self, rows: Iterable[tuple[str, str, str, str, str, str, str, str, str]]) -> None:
         """Add rows (category, source, key, tag, sha256, verdict, reason, batch, at), all or none; again is harmless."""
         with self._open() as database:
             database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def counts(self, category: str, data_version: str, model_version: str, rules: str) -> Counts | None:
+        """What was counted last, if it was in this data version, for this model version and by these rules."""
+        with self._open() as database:
+            query = (
+                "SELECT clean, trained, new, missing FROM counted "
+                "WHERE category = ? AND data_version = ? AND model_version = ? AND rules = ?"
+            )
+            found = database.execute(query, (category, data_version, model_version, rules)).fetchone()
+            return Counts(*map(int, found)) if found else None
+
+    def remember_counts(self, category: str, data_version: str, model_version: str, rules: str, counts: Counts) -> None:
+        """Keep what was counted; one entry a category."""
+        with self._open() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (category, data_version, model_version, rules, *astuple(counts)),
+            )
 
     def was_announced(self, category: str, data_version: str, model_version: str, reason: str) -> bool:
         """Whether a retraining was already asked for on these grounds."""

@@ -11,16 +11,20 @@ import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from aesc.params import Arrivals, Params
+from tasks.arrival_ledger import Counts
 from tasks.retries import retried_task
 from tasks.settings import Settings
 from tasks.staging import ledger_of
 from tasks.training import slug
+
+if TYPE_CHECKING:
+    from tasks.registry import Registered
 
 LOGGER = logging.getLogger("aesc")
 EVENT = "aesc.data.accepted"
@@ -53,26 +57,22 @@ class RetrainingDecision:
 def decide_retraining(
     rule: Arrivals,
     *,
-    clean: set[str],
-    trained: set[str],
+    counts: Counts,
     newest_version: str | None,
     champion_version: str | None,
     champion_days: float | None,
     newest_days: float | None,
-    missing: int,
 ) -> RetrainingDecision:
     """Apply the rule.
 
     Args:
-        clean: sha256 of the clean images that there are now.
-        trained: of those that the newest version was made from.
+        counts: of clean images.
         newest_version, champion_version: their numbers, None where there is none.
         champion_days, newest_days: their ages.
-        missing: clean images that a first version still needs, about.
     """
-    new = len(clean - trained)
-    share = new / len(trained) if trained else 1.0
-    counted = f"{new} new clean images of {len(clean)}"
+    new, trained, missing = counts.new, counts.trained, counts.missing
+    share = new / trained if trained else 1.0
+    counted = f"{new} new clean images of {counts.clean}"
     wanted = f"{rule.retrain_images} (arrivals.retrain_images) or {rule.retrain_share:.0%} (arrivals.retrain_share)"
     if newest_version is None:
         lack = f"about {missing} more are needed for a first one" if missing else "enough for a first one"
@@ -86,7 +86,7 @@ def decide_retraining(
             champion_version=champion_version,
             champion_days=champion_days,
         )
-    kind, reason = "", f"{counted}, {share:.0%} of the {len(trained)} of version {newest_version}; wanted {wanted}"
+    kind, reason = "", f"{counted}, {share:.0%} of the {trained} of version {newest_version}; wanted {wanted}"
     if new >= rule.retrain_images:
         kind = "images"
     elif new and share >= rule.retrain_share:
@@ -102,7 +102,7 @@ def decide_retraining(
         reason=reason,
         kind=kind,
         new_images=new,
-        trained_images=len(trained),
+        trained_images=trained,
         newest_version=newest_version,
         champion_version=champion_version,
         champion_days=champion_days,
@@ -120,8 +120,8 @@ def announce_retraining(category: str, data_root: str, params_file: str, preset:
 
     settings = Settings()
     params = load_params(Path(params_file), preset=preset, category=category)
-    decision = _decide(category, Path(data_root), params, settings)
     version = pinned_version(settings) or "none"
+    decision = _decide(category, Path(data_root), version, params, settings)
     occasion = (category, version, decision.newest_version or "none", decision.kind)
     ledger = ledger_of(settings)
     announced = decision.worth and ledger.was_announced(*occasion)
@@ -148,36 +148,57 @@ def announce_retraining(category: str, data_root: str, params_file: str, preset:
     return {**asdict(decision), "event": EVENT if decision.worth and not announced else None, "data_version": version}
 
 
-def _decide(category: str, data_root: Path, params: Params, settings: Settings) -> RetrainingDecision:
-    from aesc.layout import CLEAN_FOLDER
-    from aesc.manifest import scan_category
-    from aesc.shortage import images_to_add
-    from tasks.lineage import age_in_days, clean_images_of
+def _decide(
+    category: str, data_root: Path, data_version: str, params: Params, settings: Settings
+) -> RetrainingDecision:
+    from tasks.lineage import age_in_days
     from tasks.registry import CHAMPION, find_version, newest_version
-    from tasks.validation_table import CLEAN_SPLITS
 
-    clean: set[str] = set()
-    counts = dict.fromkeys(CLEAN_SPLITS, 0)
-    if (data_root / category).is_dir():
-        manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache, need_clean=False)
-        rows = manifest[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == "")]
-        clean = set(rows["sha256"])
-        counts |= {split: int((rows["split"] == split).sum()) for split in CLEAN_SPLITS}
     newest, champion = newest_version(category), find_version(category, CHAMPION)
+    # An ingest comes every few minutes and mostly finds nothing: the same data are not counted again.
+    ledger = ledger_of(settings)
+    basis = (category, data_version, newest.run_id if newest else "none", _rules(params))
+    counts = ledger.counts(*basis) if data_version != "none" else None
+    if counts is None:
+        counts = _count(category, data_root, newest, params, settings)
+        ledger.remember_counts(*basis, counts)
     return decide_retraining(
         params.arrivals,
-        clean=clean,
-        trained=clean_images_of(newest) if newest else set(),
+        counts=counts,
         newest_version=newest.version if newest else None,
         champion_version=champion.version if champion else None,
         champion_days=age_in_days(champion) if champion else None,
         newest_days=age_in_days(newest) if newest else None,
-        missing=images_to_add(
-            counts,
-            minimum={split: int(getattr(params.validation, f"min_{split}")) for split in CLEAN_SPLITS},
-            shares={split: float(getattr(params.data, split)) for split in CLEAN_SPLITS},
-        ),
     )
+
+
+def _count(category: str, data_root: Path, newest: Registered | None, params: Params, settings: Settings) -> Counts:
+    """Hash all images, and fetch the manifest of the newest version."""
+    from aesc.layout import CLEAN_FOLDER
+    from aesc.manifest import scan_category
+    from aesc.shortage import images_to_add
+    from tasks.lineage import clean_images_of
+    from tasks.validation_table import CLEAN_SPLITS
+
+    clean: set[str] = set()
+    splits = dict.fromkeys(CLEAN_SPLITS, 0)
+    if (data_root / category).is_dir():
+        manifest = scan_category(data_root, category, data=params.data, cache_folder=settings.cache, need_clean=False)
+        rows = manifest[(manifest["folder"] == CLEAN_FOLDER) & (manifest["error"] == "")]
+        clean = set(rows["sha256"])
+        splits |= {split: int((rows["split"] == split).sum()) for split in CLEAN_SPLITS}
+    trained = clean_images_of(newest) if newest else set()
+    missing = images_to_add(
+        splits,
+        minimum={split: int(getattr(params.validation, f"min_{split}")) for split in CLEAN_SPLITS},
+        shares={split: float(getattr(params.data, split)) for split in CLEAN_SPLITS},
+    )
+    return Counts(clean=len(clean), trained=len(trained), new=len(clean - trained), missing=missing)
+
+
+def _rules(params: Params) -> str:
+    """The parameters that counting depends on."""
+    return f"{params.data.model_dump_json()}{params.validation.model_dump_json()}"
 
 
 def _markdown(category: str, decision: RetrainingDecision, version: str, *, announced: bool) -> str:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SIDE = 64
 PARAMS = load_params(ROOT / "params.yaml", preset="quick")
 SETTINGS = PARAMS.monitoring.model_copy(
-    update={"sizes": (1.0, 2.0, 4.0, 8.0), "contrasts": (32.0, 64.0), "bootstrap": 100}
+    update={"sizes": (1.0, 2.0, 4.0, 8.0), "contrasts": (32.0, 64.0), "reference_contrast": 32.0, "bootstrap": 100}
 )
 ROUND = PARAMS.corruption.model_copy(update={"irregularity": 0.0})
 IRREGULAR = PARAMS.corruption.model_copy(update={"irregularity": 0.3})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_the_rule_says_yes_once(undisturbed: Station, report: dict[str, Any]) ->
     assert (again["arrivals"], again["accepted"], again["quarantined"], again["commit"]) == (0, 0, 0, None)
     assert (again["retraining"]["worth"], again["retraining"]["event"]) == (True, None)
     assert undisturbed.outcome() == before
+
+
+def test_the_same_data_are_not_counted_again(undisturbed: Station, report: dict[str, Any]) -> None:
+    """Nothing is hashed and no manifest is fetched: the number comes from the ledger, where another one is put."""
+    ledger = undisturbed.project.state / "arrivals" / "ledger.db"
+    with sqlite3.connect(ledger) as database:
+        (new,) = database.execute("SELECT new FROM counted WHERE category = ?", (CATEGORY,)).fetchone()
+        assert new == report["retraining"]["new_images"]
+        database.execute("UPDATE counted SET new = 7")
+    assert undisturbed.ingest()["retraining"]["new_images"] == 7
+    with sqlite3.connect(ledger) as database:
+        database.execute("UPDATE counted SET data_version = 'an earlier one'")
+    assert undisturbed.ingest()["retraining"]["new_images"] == new
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,11 @@ from tests.servers import Server, executable
 
 pytestmark = pytest.mark.integration
 
-TRIGGERS = {"aesc: retrain after new images", "aesc: promote after a registration"}
+TRIGGERS = {
+    "aesc: retrain after new images",
+    "aesc: retrain after a loss of detectability",
+    "aesc: promote after a registration",
+}
 QUIET = 10  # seconds, the least that Prefect allows; prefect.yaml says more
 LATE = 25.0  # seconds after the quiet in which the server may still start a run
 
@@ -83,6 +87,14 @@ def test_the_week_has_its_retraining(deployed: Deployed) -> None:
     assert weekly.parameters == {"category": "fabric", "preset": "quick"}
 
 
+def test_each_day_has_its_look(deployed: Deployed) -> None:
+    monitor = deployed.deployments()["monitor"]
+    (daily,) = monitor.schedules
+    assert (daily.schedule.cron, daily.slug, daily.active) == ("30 5 * * *", "daily", True)
+    assert monitor.work_pool_name == "cpu"
+    assert monitor.global_concurrency_limit.limit == 1
+
+
 def test_a_terminal_is_asked_nothing_and_the_second_time_changes_nothing(deployed: Deployed) -> None:
     before = {name: deployment.id for name, deployment in deployed.deployments().items()}
     code, said = in_a_terminal(deployed, str(executable("prefect")), "deploy", "--all")
@@ -93,7 +105,9 @@ def test_a_terminal_is_asked_nothing_and_the_second_time_changes_nothing(deploye
     assert git(deployed.project, "status", "--porcelain").split() == ["M", "prefect.yaml"]
     assert f"within: {QUIET}\n" in (deployed.project / "prefect.yaml").read_text(encoding="utf-8")
     with prefect_client(deployed.server) as client:
-        assert {found.name for found in client.read_automations()} == TRIGGERS
+        enabled = {found.name: found.enabled for found in client.read_automations()}
+    assert set(enabled) == TRIGGERS
+    assert [name for name, on in enabled.items() if not on] == ["aesc: retrain after a loss of detectability"]
 
 
 def in_a_terminal(deployed: Deployed, *command: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aesc.errors import AescError
-from tasks.arrival_ledger import Ledger
+from tasks.arrival_ledger import Counts, Ledger
 
 Row = tuple[str, str, str, str, str, str, str, str, str]
 BOTTLE = ("bottle", "s3://station/clean")
@@ -45,6 +45,23 @@ def test_only_accepted_content_of_the_category_is_accepted(ledger: Ledger) -> No
         ]
     )
     assert ledger.accepted("bottle") == {"1"}
+
+
+def test_the_newest_accepted_come_first(ledger: Ledger) -> None:
+    for day, key in (("2024-05-01", "a.png"), ("2024-05-03", "b.png"), ("2024-05-02", "c.png")):
+        ledger.record([(*row(key, sha=key)[:-1], day)])
+    ledger.record([row("d.png", verdict="quarantined"), row("e.png", category="apple")])
+    assert [sha256 for sha256, _, _ in ledger.newest_accepted("bottle", 2)] == ["b.png", "c.png"]
+
+
+def test_counts_are_those_of_one_basis(ledger: Ledger) -> None:
+    counts = Counts(clean=9, trained=5, new=4, missing=0)
+    ledger.remember_counts("bottle", "v1", "run", "rules", counts)
+    assert ledger.counts("bottle", "v1", "run", "rules") == counts
+    for other in (("apple", "v1", "run", "rules"), ("bottle", "v2", "run", "rules"), ("bottle", "v1", "x", "rules")):
+        assert ledger.counts(*other) is None
+    ledger.remember_counts("bottle", "v2", "run", "rules", counts)
+    assert ledger.counts("bottle", "v1", "run", "rules") is None
 
 
 def test_recording_again_changes_nothing_and_a_later_decision_counts(ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aesc.params import Arrivals
+from tasks.arrival_ledger import Counts
 from tasks.retraining_rule import RetrainingDecision, decide_retraining
 
 RULE = Arrivals(
@@ -36,15 +37,14 @@ def decided(
 ) -> RetrainingDecision:
     """`trained` images made the newest version (None: there is none), `gone` of them were removed, `new` came."""
     have = trained is not None
+    clean, learnt = images(gone, (trained or 0) + new), images(0, trained or 0)
     return decide_retraining(
         RULE.model_copy(update=rule),
-        clean=images(gone, (trained or 0) + new),
-        trained=images(0, trained or 0),
+        counts=Counts(clean=len(clean), trained=len(learnt), new=len(clean - learnt), missing=missing),
         newest_version="4" if have else None,
         champion_version="3" if have and champion_days is not None else None,
         champion_days=champion_days if have else None,
         newest_days=newest_days if have else None,
-        missing=missing,
     )
 
 
