@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aesc.boxes import Outline, paint_boxes
 from aesc.params import BLUR_REACH, Corruption
+from aesc.structured import paint_structured
 
 STAIN_POINTS = 20
 STAIN_ANGLES = 256  # resolution of the radius table; linear in between
@@ -62,6 +63,8 @@ def corrupt(
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         return (images if inplace else images.clone()).add_(noise, alpha=params.gaussian_std).clamp_(0.0, 1.0), ~mask
     corrupted = images if inplace else images.clone()
+    if params.kind == "structured":
+        return corrupted, paint_structured(corrupted, params=params.structured, generator=generator)
     if params.kind == "stain":
         outline = _stain(batch, side, params, generator, images.device)
         if images.device.type == "cpu":

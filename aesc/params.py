@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-CorruptionKind = Literal["none", "stain", "gaussian", "scratch", "drops"]
+CorruptionKind = Literal["none", "stain", "structured", "gaussian", "scratch", "drops"]
 LocalKind = Literal["stain", "scratch", "drops"]
+Fill = Literal["grey", "colour", "noise", "other", "self", "gain"]
 Strategy = Literal["residual", "uncertainty", "combined"]
 ImageScore = Literal["l2", "max", "top"]
 
+FILLS: tuple[Fill, ...] = get_args(Fill)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 IMAGE_SCORES: tuple[ImageScore, ...] = get_args(ImageScore)
 
@@ -21,6 +23,7 @@ MOST_REACH = 0.48  # of the image side: the smallest image (64) has 31 pixels on
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[Rate, Rate], Field(strict=False)]
 Rates = Annotated[tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)]
 
 
@@ -82,11 +85,30 @@ class Network(Section):
     dropout_in_training: bool
 
 
+class Structured(Section):
+    """The blobs of the corruption "structured": see aesc/structured.py."""
+
+    blobs: Annotated[int, Field(ge=1, le=16)]  # at most, on one image
+    size: Range  # semi-major axes, shares of the image side
+    aspect: Annotated[float, Field(gt=0.0, le=1.0)]  # of the most slender blob
+    bend: Annotated[float, Field(ge=0.0, le=1.0)]  # of the long axis, semi-axes at its end
+    irregularity: Annotated[float, Field(ge=0.0, le=1.0)]  # of the outline
+    softest_edge: Share  # of the image side
+    opacity: Annotated[tuple[Share, Share], Field(strict=False)]
+    fills: Annotated[tuple[Fill, ...], Field(strict=False, min_length=1)]
+
+    def contradictions(self) -> Iterator[str]:
+        for key in ("size", "opacity"):
+            low, high = getattr(self, key)
+            if low > high:
+                yield f"{key} is [{low:g}, {high:g}]; allowed: the smaller number first"
+
+
 class Corruption(Section):
     """The synthetic defect that training images carry: see aesc/corruption.py."""
 
     kind: CorruptionKind
-    size: Annotated[tuple[Rate, Rate], Field(strict=False)]  # semi-axes, shares of the image side
+    size: Range  # semi-axes, shares of the image side
     grey: Annotated[
         tuple[Annotated[float, Field(ge=0, le=255)], Annotated[float, Field(ge=0, le=255)]], Field(strict=False)
     ]
@@ -95,6 +117,8 @@ class Corruption(Section):
     blur: Annotated[float, Field(ge=0.0, le=1.0)]  # sigma of the edge, share of the larger axis
     colour: bool
     gaussian_std: Annotated[float, Field(gt=0.0, le=1.0)]  # of the corruption "gaussian"
+    structured: Structured
+    kept_noise: Annotated[float, Field(ge=0.0, le=0.5)]  # most standard deviation of noise on input and target alike
 
     def contradictions(self) -> Iterator[str]:
         for key in ("size", "grey"):
@@ -117,8 +141,10 @@ class Training(Section):
     images_per_epoch: Positive
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    schedule: Literal["plateau", "cosine"]
     patience: Positive
     factor: Rate
+    corrupted_weight: Share  # of the loss, for the corrupted pixels; 0 weighs every pixel alike
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     precision: Literal["auto", "float32", "bfloat16"]
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aesc.corruption import corrupt
 from aesc.device import autocast, make_deterministic
 from aesc.errors import AescError
+from aesc.examples import make_example, restoration_loss
 from aesc.files import write_atomically
 from aesc.interrupts import certain_interrupts
+from aesc.learning_rate import cosine_share, set_rate
 from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.pixels import Pixels
@@ -123,7 +124,8 @@ def fit(
                 break
             psnr = validation_psnr(state.network, validation, params=params, device=device)
             _require_finite({"training loss": loss, "validation PSNR": psnr}, epoch, settings.learning_rate)
-            state.schedule.step(psnr)
+            if settings.schedule == "plateau":
+                state.schedule.step(psnr)
             if not state.history or psnr > state.history[state.best_epoch].psnr:
                 state.best_epoch = epoch
                 state.best = _weights_on_cpu(state.network)
@@ -176,15 +178,19 @@ def _train_epoch(
     dropout_stream = streams[Stream.DROPOUT] if params.network.dropout_in_training else None
     state.network.train()
     order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
-    batches = order.split(settings.batch_size)[:most_steps]
+    whole = order.split(settings.batch_size)
+    batches = whole[:most_steps]
     losses = torch.empty(len(batches), device=device)  # stay on the device: no synchronisation inside an epoch
     for step, indices in enumerate(batches):
-        clean = train.batch(indices)
-        corrupted, _ = corrupt(clean, params=params.corruption, generator=streams[Stream.CORRUPTION])
+        example = make_example(train.batch(indices), params=params.corruption, generator=streams[Stream.CORRUPTION])
+        if settings.schedule == "cosine":
+            _set_rate(
+                state.optimiser, settings.learning_rate * cosine_share(epoch + step / len(whole), settings.epochs)
+            )
         state.optimiser.zero_grad(set_to_none=True)
         with autocast(device, settings.precision):
-            output = state.network(corrupted, generator=dropout_stream)
-        loss = F.mse_loss(output, clean)
+            output = state.network(example.corrupted, generator=dropout_stream)
+        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
         loss.backward()
         state.optimiser.step()
         losses[step] = loss.detach()
@@ -218,10 +224,10 @@ def validation_psnr(network: AESc, validation: Pixels, *, params: Params, device
     network.eval()
     total = torch.zeros((), device=device)
     for clean in validation.batches(params.training.batch_size):
-        corrupted, _ = corrupt(clean, params=params.corruption, generator=stream)
+        example = make_example(clean, params=params.corruption, generator=stream)
         with autocast(device, params.training.precision):
-            output = network(corrupted)
-        total += F.mse_loss(output, clean) * len(clean)
+            output = network(example.corrupted)
+        total += F.mse_loss(output, example.target) * len(clean)
     return -10.0 * math.log10(max(total.item() / len(validation), 1e-12))
 
 

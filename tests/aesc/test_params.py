@@ -361,4 +361,9 @@ def test_flat_names_every_value_once() -> None:
     flat = load().flat()
     assert flat["training.seed"] == 1
     assert flat["network.dropout"] == [0.0, 0.0, 0.1, 0.2, 0.3, 0.4]
-    assert len(flat) == sum(len(keys) for keys in CONTENT["defaults"].values())
+    assert flat["corruption.structured.blobs"] == CONTENT["defaults"]["corruption"]["structured"]["blobs"]
+    assert len(flat) == sum(_count(section) for section in CONTENT["defaults"].values())
+
+
+def _count(node: object) -> int:
+    return sum(map(_count, node.values())) if isinstance(node, dict) else 1

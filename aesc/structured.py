@@ -1,0 +1,225 @@
+"""Structured corruption: blobs that vary in shape, size, texture, opacity and edge, for training toward real defects.
+
+The stain's descendant, after Bauer, Nakajima & Mueller (arXiv 2206.11723) and Bauer & Mueller (arXiv 2511.07233): a
+corruption as varied as what may go wrong with a part. Each blob is a bent, noisy ellipse, filled with a grey level, a
+colour, a noise texture, a piece of another image, another piece of the same image, or the image itself made brighter
+or darker.
+
+A blob is computed in a window around it. On a CPU each image has its own window, as small as its blob; on a GPU one
+window fits all, so that nothing waits for the host. Both give the same corruption.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aesc.params import FILLS, Fill, Structured
+
+BANK_SIDE = 512
+_BANK_SEED = 7
+_OUTLINES = (16, 32, 64, 128)  # cells a side of the noise that makes outlines irregular
+_TEXTURES = (8, 16, 32, 64)  # cells a side of the coarsest octave of the noise that fills
+_ROUGHNESS = 0.65  # amplitude of each octave against the one below
+_REACH = 1.5  # ellipse radii after which a blob is cut off
+_FLAT_TEXTURE = 0.03  # standard deviation of the noise in flat fillings
+_HARD_EDGE = 0.3  # pixels
+_LEAST_OPACITY = 0.02  # below it an edge is cut off
+_MASK_OPACITY = 0.3  # of a soft edge, from which a pixel counts as corrupted
+_THINNEST = 1.2  # pixels, half-width
+
+
+class _Draw(NamedTuple):
+    """One blob an image. Tensors of batch x 1 x 1 if not said otherwise; lengths in pixels."""
+
+    there: Tensor  # 1.0 or 0.0: images have different numbers of blobs
+    long: Tensor
+    short: Tensor
+    cos: Tensor
+    sin: Tensor
+    bend: Tensor
+    edge: Tensor
+    opacity: Tensor
+    centre: Tensor  # batch x 2 (y, x), integers
+    outline: Tensor  # (batch,) layer of the bank
+    texture: Tensor
+    at: Tensor  # batch x 4: where in the bank outline (y, x) and texture (y, x) are taken
+    source: Tensor  # (batch,) which image of the batch the filling is taken from
+    shift: Tensor  # batch x 2: and how far from the same place
+    gain: Tensor  # batch x 1 x 1 x 1, of that image in the filling
+    level: Tensor  # batch x 1 x 1 x channels, added to it
+    roughness: Tensor  # batch x 1 x 1 x 1, amplitude of the texture added to it
+
+
+def paint_structured(images: Tensor, *, params: Structured, generator: torch.Generator) -> Tensor:
+    """Paint 1 to `params.blobs` blobs on every image, in place.
+
+    Args:
+        images: batch x channels x side x side in [0, 1].
+        params: number, sizes, opacities and fillings.
+        generator: on the images' device; the same state gives the same corruption.
+
+    Returns:
+        Where they were changed: batch x 1 x side x side, bool (a pixel of a soft edge counts from opacity 0.3).
+    """
+    batch, channels, side, _ = images.shape
+    pixels = images.permute(0, 2, 3, 1)
+    original = pixels.clone()
+    mask = torch.zeros(batch, side, side, dtype=torch.bool, device=images.device)
+    bank = _bank(images.device)
+    far = _REACH * math.sqrt(1.0 + (_REACH * params.bend) ** 2)  # semi-major axes, if it is bent the most
+    for draw in _draw(batch, channels, side, params, generator, images.device):
+        if images.device.type == "cpu":
+            reaches = (draw.there * draw.long * far).flatten().tolist()
+            for item, reach in enumerate(reaches):
+                if reach > 0.0:
+                    one = _Draw(*(value[item : item + 1] for value in draw))
+                    _paint(pixels, mask, original, one, bank, params, first=item, window=_window(reach, side))
+        else:
+            reach = params.size[1] * side * far
+            _paint(pixels, mask, original, draw, bank, params, first=0, window=_window(reach, side))
+    return mask[:, None]
+
+
+def _draw(
+    batch: int, channels: int, side: int, params: Structured, generator: torch.Generator, device: torch.device
+) -> list[_Draw]:
+    """Everything random, for each blob number in turn."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
+
+    def integer(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, (batch, *shape), generator=generator, device=device)
+
+    count = integer(1, params.blobs + 1, 1, 1)
+    allowed = torch.tensor([FILLS.index(name) for name in params.fills], device=device)
+    draws = []
+    for number in range(params.blobs):
+        long = uniform(math.log(params.size[0]), math.log(params.size[1]), 1, 1).exp() * side
+        slender = uniform(math.log(params.aspect), 0.0, 1, 1).exp()
+        turn = uniform(0.0, math.pi, 1, 1)
+        soft = uniform(0.0, 1.0, 1, 1) < 0.5
+        edge = torch.where(soft, uniform(_HARD_EDGE, params.softest_edge * side, 1, 1), _HARD_EDGE)
+        fill = allowed[integer(0, len(params.fills))]
+
+        def of(*names: Fill, fill: Tensor = fill) -> Tensor:
+            return torch.stack([fill == FILLS.index(name) for name in names]).any(dim=0)
+
+        flat = of("grey", "colour", "noise")
+        elsewhere = integer(side // 16, side // 3, 2) * (2 * integer(0, 2, 2) - 1)
+        shift = torch.where(of("other")[:, None], integer(0, side, 2), elsewhere)
+        shift = torch.where(of("gain")[:, None], 0, shift)
+        neighbour = (torch.arange(batch, device=device) + integer(1, max(batch, 2))) % batch
+        colour = uniform(0.0, 1.0, 1, 1, channels)
+        level = torch.where(_deep(of("grey")), uniform(0.0, 1.0, 1, 1, 1), colour)
+        brighter = uniform(-0.15, 0.15, 1, 1, 1)
+        level = torch.where(_deep(flat), level, torch.where(_deep(of("gain")), brighter, 0.0))
+        gain = torch.where(_deep(of("gain")), uniform(-0.8, 0.8, 1, 1, 1).exp(), 1.0)
+        roughness = torch.where(_deep(of("noise")), uniform(0.05, 0.3, 1, 1, 1), _FLAT_TEXTURE)
+        draws.append(
+            _Draw(
+                there=(number < count).float(),
+                long=long,
+                short=(long * slender).clamp(min=_THINNEST),
+                cos=turn.cos(),
+                sin=turn.sin(),
+                bend=uniform(-params.bend, params.bend, 1, 1) / long,
+                edge=edge,
+                opacity=uniform(*params.opacity, 1, 1),
+                centre=integer(0, side, 2),
+                outline=integer(0, len(_OUTLINES)),
+                texture=integer(len(_OUTLINES), len(_OUTLINES) + len(_TEXTURES)),
+                at=integer(0, BANK_SIDE, 4),
+                source=torch.where(of("other"), neighbour, torch.arange(batch, device=device)),
+                shift=shift,
+                gain=torch.where(_deep(flat), 0.0, gain),
+                level=level,
+                roughness=torch.where(_deep(flat), roughness, 0.0),
+            )
+        )
+    return draws
+
+
+def _paint(
+    pixels: Tensor,
+    mask: Tensor,
+    original: Tensor,
+    draw: _Draw,
+    bank: Tensor,
+    params: Structured,
+    *,
+    first: int,
+    window: int,
+) -> None:
+    """Paint one blob on each image from `first` on, in place, within a window of that side."""
+    side = pixels.shape[1]
+    device = pixels.device
+    items = torch.arange(first, first + len(draw.centre), device=device)[:, None, None]
+    steps = torch.arange(window, device=device)
+    corner = (draw.centre - window // 2).clamp(0, side - window)
+    rows = (corner[:, :1] + steps)[:, :, None]
+    columns = (corner[:, 1:] + steps)[:, None, :]
+    dy = rows - draw.centre[:, 0, None, None]
+    dx = columns - draw.centre[:, 1, None, None]
+
+    along = dx * draw.cos + dy * draw.sin
+    across = dy * draw.cos - dx * draw.sin + draw.bend * along.square()
+    radius = torch.hypot(along / draw.long, across / draw.short)
+    outline = _from_bank(bank, draw.outline, dy + draw.at[:, 0, None, None], dx + draw.at[:, 1, None, None])
+    depth = (1.0 - radius + params.irregularity * outline) * draw.short  # about pixels inside the outline
+    shape = torch.sigmoid(depth / draw.edge) * (radius < _REACH) * draw.there
+    shape = torch.where(shape > _LEAST_OPACITY, shape, 0.0)
+
+    source = original[
+        draw.source[:, None, None],
+        (rows + draw.shift[:, 0, None, None]) % side,
+        (columns + draw.shift[:, 1, None, None]) % side,
+    ]
+    grain = _from_bank(bank, draw.texture, dy + draw.at[:, 2, None, None], dx + draw.at[:, 3, None, None])
+    filling = (draw.gain * source + draw.level + draw.roughness * grain[..., None]).clamp(0.0, 1.0)
+
+    under = pixels[items, rows, columns]
+    pixels[items, rows, columns] = torch.lerp(under, filling, (shape * draw.opacity)[..., None])
+    mask[items, rows, columns] |= shape > _MASK_OPACITY
+
+
+def _deep(condition: Tensor) -> Tensor:
+    return condition[:, None, None, None]
+
+
+def _window(reach: float, side: int) -> int:
+    return min(side, 2 * math.ceil(reach) + 1)
+
+
+def _from_bank(bank: Tensor, layer: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    return bank[layer[:, None, None], y % BANK_SIDE, x % BANK_SIDE]
+
+
+@cache
+def _bank(device: torch.device) -> Tensor:
+    """Periodic noise of mean 0 and standard deviation 1: layers x BANK_SIDE x BANK_SIDE, always the same."""
+    stream = torch.Generator().manual_seed(_BANK_SEED)
+    layers = [_periodic_noise(cells, stream) for cells in _OUTLINES]
+    for coarsest in _TEXTURES:
+        octaves = int(math.log2(BANK_SIDE // coarsest)) + 1
+        texture = sum(_ROUGHNESS**octave * _periodic_noise(coarsest * 2**octave, stream) for octave in range(octaves))
+        layers.append(_standardised(torch.as_tensor(texture)))
+    return torch.stack(layers).to(device)
+
+
+def _periodic_noise(cells: int, stream: torch.Generator) -> Tensor:
+    """White noise on cells x cells, interpolated to BANK_SIDE; its left edge continues its right one."""
+    scale = BANK_SIDE // cells
+    padded = F.pad(torch.randn(1, 1, cells, cells, generator=stream), (2, 2, 2, 2), mode="circular")
+    large = F.interpolate(padded, scale_factor=scale, mode="bicubic", align_corners=False)[0, 0]
+    return _standardised(large[2 * scale : -2 * scale, 2 * scale : -2 * scale])
+
+
+def _standardised(noise: Tensor) -> Tensor:
+    return (noise - noise.mean()) / noise.std()

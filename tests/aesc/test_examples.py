@@ -1,0 +1,47 @@
+"""What the network learns from: noise that both sides carry, and a loss that weighs the corrupted pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aesc.examples import Example, make_example, restoration_loss
+from aesc.params_file import load_params
+
+CORRUPTION = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption
+
+
+def test_kept_noise_is_on_both_sides_and_differs_from_image_to_image() -> None:
+    clean = torch.full((8, 3, 64, 64), 0.5)
+    params = CORRUPTION.model_copy(update={"kept_noise": 0.1})
+    example = make_example(clean, params=params, generator=torch.Generator().manual_seed(1))
+    untouched = ~example.mask.expand_as(clean)
+    torch.testing.assert_close(example.corrupted[untouched], example.target[untouched])
+    strengths = (example.target - clean).flatten(1).std(dim=1)
+    assert 0.0 < strengths.min() < strengths.max() <= 0.105
+    assert torch.equal(clean, torch.full_like(clean, 0.5))
+
+
+def test_without_kept_noise_the_target_is_the_clean_image() -> None:
+    clean = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    example = make_example(clean, params=CORRUPTION, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(example.target, clean)
+    assert example.mask.any()
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, 0.25 * 4.0 + 0.75), (0.5, 2.5), (0.9, 0.9 * 4.0 + 0.1)])
+def test_the_loss_weighs_corrupted_pixels(weight: float, expected: float) -> None:
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., :2] = True
+    target = torch.zeros(1, 3, 8, 8)
+    output = torch.where(mask, 2.0, 1.0).expand_as(target)
+    loss = restoration_loss(output, Example(target, target, mask), corrupted_weight=weight)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_a_batch_without_a_corruption_has_a_finite_loss() -> None:
+    target = torch.zeros(1, 3, 8, 8)
+    example = Example(target, target, torch.zeros(1, 1, 8, 8, dtype=torch.bool))
+    assert restoration_loss(target + 1.0, example, corrupted_weight=0.5).item() == pytest.approx(0.5)
