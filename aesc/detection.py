@@ -1,9 +1,11 @@
-"""Where a defect shows: residual and MC-Dropout uncertainty maps, and the image scores made of them (section III-C)."""
+"""Where a defect shows: MC-Dropout uncertainty, smoothing, and the image scores made of a map (section III-C).
+
+The residual and the maps of all strategies are put together in aesc/scoring.py.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,23 +16,6 @@ from aesc.network import AESc
 from aesc.params import ImageScore
 
 SMOOTHING_REACH = 4.0  # sigmas
-
-
-class Maps(NamedTuple):
-    """Reconstruction (batch x channels x side x side) and anomaly maps (batch x side x side, float32)."""
-
-    reconstruction: Tensor
-    residual: Tensor
-    uncertainty: Tensor
-
-
-@torch.inference_mode()
-def anomaly_maps(network: AESc, images: Tensor, *, passes: int, seed: int, smoothing: float) -> Maps:
-    """Both anomaly maps of `images` (batch x channels x side x side in [0, 1]) with `network` in evaluation mode."""
-    reconstruction = network(images)
-    residual = (images - reconstruction).abs().sum(dim=1)
-    uncertainty = mc_dropout_variance(network, images, passes=passes, seed=seed)
-    return Maps(reconstruction, smooth(residual, smoothing), smooth(uncertainty, smoothing))
 
 
 @torch.inference_mode()

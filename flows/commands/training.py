@@ -132,6 +132,7 @@ def _headline(summary: dict[str, Any]) -> str:
             f"  threshold     {summary['threshold']:.6g}: {summary['false_alarms']} of {summary['clean_images']} clean"
             f" test images rejected (up to {summary['false_alarms_allowed']} are within the promise),"
             f" {summary['detected']} of {summary['defective_images']} defects found",
+            f"  abstention    {summary['abstention']['message']}",
             f"  weights       sha256 {summary['weights_sha256']}",
             f"  took          {summary['seconds']:.0f} s on {summary['device']}",
             f"  files         {summary['run_folder']}",

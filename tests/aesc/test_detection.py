@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from aesc.detection import anomaly_maps, image_scores, mc_dropout_variance, smooth
+from aesc.detection import image_scores, mc_dropout_variance, smooth
 from aesc.mc_dropout import StochasticPasses, prepared, welford
 from aesc.network import AESc, Skip, build_network
+from aesc.params import Detection
+from aesc.scoring import Scales, Scored, Scorer
 from aesc.seeding import Stream, generator
 
 SIDE = 64
@@ -37,25 +39,42 @@ def rand(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(3))
 
 
+def score(network: AESc, images: Tensor, *, passes: int, smoothing: float = 0.0) -> Scored:
+    detection = Detection(strategy="auto", passes=passes, smoothing=smoothing, image_score="l2", top_fraction=0.005)
+    return Scorer(network, detection=detection, seed=1, scales=Scales(residual=1.0, uncertainty=1.0))(images)
+
+
 # Residual
 
 
 def test_the_residual_is_the_absolute_difference_summed_over_channels(network: AESc, images: Tensor) -> None:
-    maps = anomaly_maps(network, images, passes=2, seed=1, smoothing=0.0)
+    scored = score(network, images, passes=2)
     with torch.no_grad():
         expected = network(images)
-    assert torch.equal(maps.reconstruction, expected), "dropout must be off"
-    torch.testing.assert_close(maps.residual, (images - expected).abs().sum(dim=1))
-    assert maps.residual.shape == maps.uncertainty.shape == (4, SIDE, SIDE)
-    assert maps.residual.dtype == maps.uncertainty.dtype == torch.float32
+    assert torch.equal(scored.reconstruction, expected), "dropout must be off"
+    torch.testing.assert_close(scored.maps["residual"], (images - expected).abs().sum(dim=1))
+    for values in scored.maps.values():
+        assert values.shape == (4, SIDE, SIDE)
+        assert values.dtype == torch.float32
 
 
 def test_smoothing_applies_to_both_maps_and_not_to_the_reconstruction(network: AESc, images: Tensor) -> None:
-    rough, fine = (anomaly_maps(network, images, passes=3, seed=1, smoothing=sigma) for sigma in (0.0, 2.0))
+    rough, fine = (score(network, images, passes=3, smoothing=sigma) for sigma in (0.0, 2.0))
     assert torch.equal(rough.reconstruction, fine.reconstruction)
-    torch.testing.assert_close(fine.residual, smooth(rough.residual, 2.0))
-    torch.testing.assert_close(fine.uncertainty, smooth(rough.uncertainty, 2.0))
-    assert fine.residual.std() < rough.residual.std()
+    for name in ("residual", "uncertainty"):
+        torch.testing.assert_close(fine.maps[name], smooth(rough.maps[name], 2.0))
+    assert fine.maps["residual"].std() < rough.maps["residual"].std()
+
+
+def test_the_residual_alone_needs_no_stochastic_pass_and_is_the_same(network: AESc, images: Tensor) -> None:
+    detection = Detection(strategy="auto", passes=3, smoothing=1.0, image_score="l2", top_fraction=0.005)
+    scorer = Scorer(network, detection=detection, seed=1, scales=Scales(residual=1.0, uncertainty=1.0))
+    alone, whole = scorer(images, strategies=("residual",)), scorer(images)
+    assert set(alone.maps) == {"residual"}
+    assert torch.equal(alone.maps["residual"], whole.maps["residual"])
+    assert set(alone.scores) == {name for name in whole.scores if name.startswith("residual_")}
+    for name, values in alone.scores.items():
+        assert torch.equal(values, whole.scores[name])
 
 
 # Uncertainty
@@ -149,17 +168,18 @@ def test_the_seed_alone_decides_the_passes(network: AESc, images: Tensor) -> Non
 
 
 def test_an_image_s_maps_do_not_depend_on_its_neighbours(network: AESc, images: Tensor) -> None:
-    together = anomaly_maps(network, images, passes=5, seed=1, smoothing=1.0)
+    together = score(network, images, passes=5, smoothing=1.0)
     for row, image in enumerate(images):
-        alone = anomaly_maps(network, image[None], passes=5, seed=1, smoothing=1.0)
-        for ours, theirs in zip(alone, together, strict=True):
-            torch.testing.assert_close(ours[0], theirs[row], rtol=0.0, atol=1e-6)
-        torch.testing.assert_close(alone.uncertainty[0], together.uncertainty[row], rtol=1e-3, atol=0.0)
+        alone = score(network, image[None], passes=5, smoothing=1.0)
+        torch.testing.assert_close(alone.reconstruction[0], together.reconstruction[row], rtol=0.0, atol=1e-6)
+        torch.testing.assert_close(alone.maps["residual"][0], together.maps["residual"][row], rtol=0.0, atol=1e-6)
+        ours, theirs = alone.maps["uncertainty"][0], together.maps["uncertainty"][row]
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0.0)
 
 
 def test_the_network_is_left_as_it_was(network: AESc, images: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    anomaly_maps(network, images, passes=3, seed=1, smoothing=0.0)
+    score(network, images, passes=3)
     assert not network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
