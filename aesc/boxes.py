@@ -69,7 +69,8 @@ def paint_boxes(
     table = _polar(_rounded_up(min(side, math.ceil(outline.extent.max()))), outline.radius.shape[1])
     # One more angle closes the circle.
     radius = np.concatenate([outline.radius.numpy(), outline.radius[:, :1].numpy()], axis=1)
-    depths = [_depth(radius[box.item], box, table) for box in boxes]
+    rise = np.diff(radius, axis=1)
+    depths = [_depth(radius[box.item], rise[box.item], box, table) for box in boxes]
     inside: list[NDArray[np.bool_]]
     opacities: list[Any] = [None] * len(boxes)
     if blurred:
@@ -80,16 +81,17 @@ def paint_boxes(
         inside = [depth >= 0.0 for depth in depths]
     sizes = [int(np.count_nonzero(pixels)) for pixels in inside]
     tints = level.shape[1]
-    noise = torch.randn(tints, sum(sizes), generator=generator).numpy()
-    noise *= noise_std
-    levels, channels = level.numpy(), images.permute(0, 2, 3, 1).numpy()
+    filling = torch.randn(tints, sum(sizes), generator=generator).numpy()
+    filling *= noise_std
+    filling += np.repeat(level.numpy().T, sizes, axis=1)
+    np.clip(filling, 0.0, 1.0, out=filling)
+    channels = images.permute(0, 2, 3, 1).numpy()
     marks = mask[:, 0].numpy()
     ends = np.cumsum(sizes).tolist()
     for box, pixels, opacity, size, end in zip(boxes, inside, opacities, sizes, ends, strict=True):
-        filling = np.clip(noise[:, end - size : end] + levels[box.item, :, None], 0.0, 1.0)
         region = channels[box.item, box.rows, box.columns]
         for channel in range(region.shape[-1]):
-            tint, plane = filling[channel % tints], region[..., channel]
+            tint, plane = filling[channel % tints, end - size : end], region[..., channel]
             if opacity is None:
                 plane[pixels] = tint
             else:
@@ -137,14 +139,14 @@ def _rounded_up(reach: int) -> int:
     return -(-reach // 16) * 16
 
 
-def _depth(radius: NDArray[np.float32], box: _Box, table: _Polar) -> NDArray[np.float32]:
+def _depth(radius: NDArray[np.float32], rise: NDArray[np.float32], box: _Box, table: _Polar) -> NDArray[np.float32]:
     """How far each pixel of the box lies inside the curve, pixels."""
     at = (
         slice(box.table_rows.start + table.reach, box.table_rows.stop + table.reach),
         slice(box.table_columns.start + table.reach, box.table_columns.stop + table.reach),
     )
     before = table.before[at]
-    depth: NDArray[np.float32] = np.diff(radius)[before]
+    depth: NDArray[np.float32] = rise[before]
     depth *= table.share[at]
     depth += radius[before]
     depth -= table.distance[at]
