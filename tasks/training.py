@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from aesc.files import read_json, write_atomically
+from tasks.progress import ProgressArtifact
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 
@@ -49,8 +48,9 @@ def decoded(
 def train_network(category: str, data_root: str, run_folder: str) -> str:
     """Train on the clean images, resuming a checkpoint of the same run; the weights' sha256."""
     run = RunFolder(run_folder)
-    report = _ProgressReport(category, run.params().training.epochs)
-    return train_run(run, data_root=Path(data_root), on_epoch=report.update)
+    epochs = run.params().training.epochs
+    report = ProgressArtifact(f"training-{slug(category)}", f"epochs of {category}", epochs)
+    return train_run(run, data_root=Path(data_root), on_epoch=lambda epoch: report.update(epoch.epoch + 1))
 
 
 def train_run(
@@ -101,30 +101,6 @@ def train_run(
     description = save_network(trained.network, run.network)
     run.checkpoint.unlink(missing_ok=True)
     return description.weights_sha256
-
-
-class _ProgressReport:
-    """A progress artifact in Prefect's UI, updated at most once a per cent so that a fast GPU does not wait for it."""
-
-    def __init__(self, category: str, epochs: int) -> None:
-        self._epochs = epochs
-        self._category = category
-        self._shown = 0
-        self._artifact: UUID | None = None
-
-    def update(self, epoch: Epoch) -> None:
-        percent = 100 * (epoch.epoch + 1) // self._epochs
-        if percent <= self._shown:
-            return
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(
-                progress=float(percent),
-                key=f"training-{slug(self._category)}",
-                description=f"epochs of {self._category}",
-            )  # type: ignore[assignment]
-        else:
-            update_progress_artifact(artifact_id=self._artifact, progress=float(percent))
-        self._shown = percent
 
 
 def slug(text: str) -> str:

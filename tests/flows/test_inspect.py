@@ -42,7 +42,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inspected(project: Project, shift: Path, out: Path) -> Done:
-    return project.aesc("inspect", shift, "--category", "widget", "--out", out, "--json", code=1)
+    return project.aesc("inspect", shift, "--category", "widget", "--out", out, "--all-scores", "--json", code=1)
 
 
 def test_a_folder_gets_a_verdict_an_image_and_the_reason_where_there_is_none(

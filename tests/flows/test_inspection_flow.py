@@ -21,9 +21,11 @@ from flows.inspection import inspect
 from prefect import get_client
 found = inspect(sys.argv[1], "widget", out=sys.argv[2])
 with get_client(sync_client=True) as client:
-    (page,) = client.read_artifacts()
+    found_artifacts = {one.type: one for one in client.read_artifacts()}
+    page, progress = found_artifacts["markdown"], found_artifacts["progress"]
     (run,) = client.read_flow_runs()
-json.dump({"found": found, "key": page.key, "page": page.data, "run": run.name}, open(sys.argv[3], "w"))
+said = {"found": found, "key": page.key, "page": page.data, "run": run.name, "progress": progress.data}
+json.dump(said, open(sys.argv[3], "w"))
 """
 
 
@@ -48,7 +50,7 @@ def test_counts_and_gallery_come_back_and_a_page_shows_the_rejected(
     assert Path(found["gallery"]).is_file()
     assert found["weights_sha256"] == trained["weights_sha256"]
     assert "images" not in found, "a large folder would fill Prefect's database"
-    assert (done["key"], done["run"]) == ("inspect-widget", "inspect widget")
+    assert (done["key"], done["run"], done["progress"]) == ("inspect-widget", "inspect widget", 100.0)
     assert trained["data_version"] in page
     assert found["gallery"] in page
     for path in table.loc[table["verdict"] == "reject", "path"]:
