@@ -19,7 +19,7 @@ from tests.categories import draw_category
 from tests.detectors import train_detector
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 3
+ROUNDS = 2
 EAGER = "import typer, torch, pandas, prefect, mlflow, dvc.repo, great_expectations, boto3"
 
 

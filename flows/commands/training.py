@@ -12,7 +12,16 @@ import typer
 from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command
 
 DEFAULT_PRESET = "quick"
-HEAVY = ("great_expectations", "torch", "dvc.repo", "mlflow")  # what a retraining imports, the first needed first
+# What a retraining imports, the first needed first.
+HEAVY = (
+    "great_expectations",
+    "dvc.repo",
+    "torch",
+    "scipy.stats",
+    "sklearn.metrics",
+    "matplotlib.figure",
+    "mlflow.pyfunc",
+)
 
 
 @command
