@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -17,6 +19,7 @@ from aesc.errors import AescError
 from tasks.settings import Settings
 
 LOGGER = getLogger("aesc")
+ANSWER_SECONDS = 10
 TRIES = 3  # of one piece of work: a worker may die, an image that kills workers must not be tried for ever
 # What workers of a cluster need to know of this process. No secrets: a cluster shows these variables to whoever looks.
 HANDED_ON = ("AESC_HOME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "CUDA_VISIBLE_DEVICES")
@@ -44,6 +47,8 @@ def task_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
             todo="pip install -c constraints.txt -e '.[cluster]', or unset AESC_TASK_RUNNER",
             usage=True,
         ) from None
+    if settings.ray_address:
+        _require_answer(settings.ray_address)
     environment = {key: os.environ[key] for key in HANDED_ON if key in os.environ}
     environment |= {"AESC_ROOT": str(settings.root), "AESC_HOME": str(settings.state)}
     options = {"runtime_env": {"env_vars": environment}, "log_to_driver": False}
@@ -51,16 +56,32 @@ def task_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
     try:
         runner.__enter__()
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise AescError(
-            f"Ray at {settings.ray_address or 'this machine'}",
-            f"no cluster answers: {str(error).splitlines()[0]}",
-            todo="start it (ray start --head), or correct AESC_RAY_ADDRESS",
-            transient=True,
-        ) from error
+        raise _away(settings.ray_address or "this machine", error) from error
     try:
         yield runner
     finally:
         runner.__exit__(None, None, None)
+
+
+def _require_answer(address: str) -> None:
+    """Raise an AescError where nobody listens: Ray itself would try for minutes."""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if not place.hostname or not place.port:
+            raise ValueError("no host and port")
+        socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _away(address, error) from error
+
+
+def _away(address: str, error: Exception) -> AescError:
+    return AescError(
+        f"Ray at {address}",
+        f"no cluster answers: {str(error).splitlines()[0]}",
+        allowed="host:port of a running cluster",
+        todo="start it (ray start --head), or correct AESC_RAY_ADDRESS",
+        transient=True,
+    )
 
 
 def workers(settings: Settings) -> int:

@@ -48,6 +48,7 @@ def inspect(
     if strategy is not None and strategy not in STRATEGIES:
         raise AescError(f"--strategy {strategy}", "unknown", allowed=", ".join(STRATEGIES), usage=True)
     settings = Settings()
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command says by itself what went wrong
     prepare_environment(settings)
 
     value = _inspect(source, category, model, out, strategy, all_scores=all_scores, settings=settings)
@@ -70,8 +71,6 @@ def _inspect(
             all_scores=all_scores,
             settings=settings,
         )
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command says by itself what went wrong
-
     from prefect import flow
 
     from flows.embedded_server import start_embedded_server
