@@ -28,12 +28,13 @@ class Cluster:
     mark: str
 
     def processes(self) -> list[psutil.Process]:
-        found = []
+        """Those with the mark, and their children: a process that renames itself overwrites its environment."""
+        found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark:
-                    found.append(process)
-        return found
+                    found |= {process, *process.children(recursive=True)}
+        return list(found)
 
     def at_work(self, task: str) -> list[int]:
         """The process ids of workers that run a task of this name now."""
