@@ -15,9 +15,11 @@ from aesc.device import resolve_device
 from aesc.errors import AescError
 from aesc.images import Image, read_image, to_network_input
 from aesc.network import AESc
+from aesc.normalisation import Divisors, load_divisors, save_divisors
 from aesc.operating_point import OperatingPoint
 from aesc.params import STRATEGIES, Strategy
-from aesc.scoring import INFERENCE_BATCH, ResidualPath, Scorer
+from aesc.residual import ResidualPath
+from aesc.scoring import INFERENCE_BATCH, Scorer
 from aesc.weights import load_network, save_network
 
 Verdict = Literal["pass", "reject", "abstain"]
@@ -59,15 +61,17 @@ class Detector:
         AescError: the operating point belongs to other weights (on `load`).
     """
 
-    def __init__(self, network: AESc, operating_point: OperatingPoint) -> None:
+    def __init__(self, network: AESc, operating_point: OperatingPoint, divisors: Divisors | None = None) -> None:
         self.operating_point = operating_point
         self._network = network
+        self._divisors = divisors or {}
         self._device = next(network.parameters()).device
         self._scorer = Scorer(
             network,
             detection=operating_point.detection,
             seed=operating_point.seed,
             scales=operating_point.scales,
+            divisors=self._divisors,
         )
 
     @property
@@ -76,8 +80,9 @@ class Detector:
         return self._scorer.residual_path
 
     def save(self, folder: Path) -> None:
-        """Write weights and operating point into `folder`."""
+        """Write weights, normalisation and operating point into `folder`."""
         save_network(self._network, folder)
+        save_divisors(self._divisors, folder)
         self.operating_point.save(folder)
 
     @classmethod
@@ -93,7 +98,10 @@ class Detector:
                 allowed="the weights that were calibrated",
                 todo="fetch the model version again, or calibrate again",
             )
-        return cls(network, operating_point)
+        divisors = load_divisors(
+            folder, sha256=operating_point.divisors_sha256, device=next(network.parameters()).device
+        )
+        return cls(network, operating_point, divisors)
 
     def predict(self, source: Path | Image, *, strategy: Strategy | None = None, lazy: bool = False) -> Prediction:
         """The prediction for one image file or decoded image; see `predict_batch`."""

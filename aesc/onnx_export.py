@@ -29,7 +29,7 @@ from aesc.files import write_atomically
 from aesc.images import Image
 from aesc.operating_point import OperatingPoint
 from aesc.resampling import resize_as_pillow
-from aesc.scoring import ResidualPath
+from aesc.residual import ResidualPath
 
 OPSET = 18
 INPUT, OUTPUTS = "images", ("reconstruction", "residual", "score")

@@ -15,7 +15,7 @@ from aesc.params import STRATEGIES, Detection, Params, Strategy
 from aesc.scoring import Scales
 
 FILE = "operating_point.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class OperatingPoint(BaseModel):
@@ -37,6 +37,7 @@ class OperatingPoint(BaseModel):
     max_megapixels: float
     detection: Detection
     scales: Scales
+    divisors_sha256: str = ""  # of what maps are divided by; "" for nothing
     strategy: Strategy
     choice: StrategyChoice | None
     image_promises: dict[Strategy, Promise]
@@ -98,6 +99,7 @@ def calibrate(
     weights_sha256: str,
     channels: int,
     scales: Scales,
+    divisors_sha256: str = "",
 ) -> OperatingPoint:
     """Choose the strategy and the thresholds from calibration images alone.
 
@@ -142,6 +144,7 @@ def calibrate(
         max_megapixels=params.data.max_megapixels,
         detection=params.detection,
         scales=scales,
+        divisors_sha256=divisors_sha256,
         strategy=strategy,
         choice=choice,
         image_promises=image_promises,

@@ -11,6 +11,7 @@ CorruptionKind = Literal["none", "stain", "structured", "gaussian", "scratch", "
 LocalKind = Literal["stain", "scratch", "drops"]
 Fill = Literal["grey", "colour", "noise", "other", "self", "gain"]
 Strategy = Literal["residual", "uncertainty", "combined"]
+ResidualKind = Literal["pixels", "features", "both"]
 ImageScore = Literal["l2", "max", "top"]
 
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -154,6 +155,8 @@ class Detection(Section):
 
     strategy: Literal["auto", "residual", "uncertainty", "combined"]
     passes: Annotated[int, Field(ge=2)]
+    residual: ResidualKind
+    normalise: bool  # maps in units of what clean images show at each place
     smoothing: Annotated[float, Field(ge=0.0)]  # sigma in pixels of the network's image, 0 is off
     image_score: ImageScore
     top_fraction: Rate

@@ -45,7 +45,7 @@ class Pixels:
             pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
         return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """All images in order, `size` at a time."""
-        for indices in torch.arange(len(self)).split(size):
+    def batches(self, size: int, *, most: int | None = None) -> Iterator[Tensor]:
+        """All images in order (the first `most` of them), `size` at a time."""
+        for indices in torch.arange(len(self))[:most].split(size):
             yield self.batch(indices)

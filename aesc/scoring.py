@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from aesc.detection import image_scores, mc_dropout_variance, smooth
 from aesc.network import AESc
+from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
+from aesc.residual import PARTS, Part, ResidualPath, residual_parts
 
 INFERENCE_BATCH = 16
+REFERENCE_IMAGES = 256  # whose maps are held at once: 64 MB at 256 x 256
 
 
 class Scales(BaseModel):
-    """Median residual and uncertainty of a pixel on clean validation images; they make the two maps addable."""
+    """What clean validation images typically show: in these units maps are added.
+
+    residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     residual: float = Field(gt=0.0)
     uncertainty: float = Field(gt=0.0)
+    parts: dict[Part, float] = {}
 
 
-class ResidualPath(nn.Module):
-    """Everything that is deterministic, from an image to its residual map; evaluation, serving and ONNX all use it.
+class Reference(NamedTuple):
+    """What maps are measured against."""
 
-    Args:
-        network: trained, in evaluation mode.
-        smoothing: sigma of the Gaussian on the map, pixels.
-    """
-
-    def __init__(self, network: AESc, *, smoothing: float) -> None:
-        super().__init__()
-        self.network = network
-        self._smoothing = smoothing
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction and residual map (batch x side x side) of batch x channels x side x side in [0, 1]."""
-        reconstruction = self.network(images)
-        return reconstruction, smooth((images - reconstruction).abs().sum(dim=1), self._smoothing)
+    scales: Scales
+    divisors: Divisors
 
 
 class Scored(NamedTuple):
@@ -64,15 +59,21 @@ class Scorer:
         network: trained, in evaluation mode.
         detection: passes, smoothing and top fraction are used.
         seed: of the dropout masks.
-        scales: from `measure_scales`.
+        scales, divisors: from `measure_reference`.
     """
 
-    def __init__(self, network: AESc, *, detection: Detection, seed: int, scales: Scales) -> None:
+    def __init__(
+        self, network: AESc, *, detection: Detection, seed: int, scales: Scales, divisors: Divisors | None = None
+    ) -> None:
+        divisors = divisors or {}
         self.network = network
-        self.residual_path = ResidualPath(network, smoothing=detection.smoothing)
+        self.residual_path = ResidualPath(
+            network, detection=detection, parts=scales.parts, divisor=divisors.get("residual")
+        )
         self._detection = detection
         self._seed = seed
         self._scales = scales
+        self._divisor = divisors.get("uncertainty")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, *, strategies: Collection[Strategy] = STRATEGIES) -> Scored:
@@ -83,7 +84,8 @@ class Scorer:
         reconstruction, residual = self.residual_path(images)
         maps: dict[Strategy, Tensor] = {"residual": residual}
         if not {"residual"}.issuperset(strategies):
-            maps["uncertainty"] = _uncertainty(self.network, images, detection=self._detection, seed=self._seed)
+            uncertainty = _uncertainty(self.network, images, detection=self._detection, seed=self._seed)
+            maps["uncertainty"] = uncertainty if self._divisor is None else uncertainty / self._divisor
             maps["combined"] = residual / self._scales.residual + maps["uncertainty"] / self._scales.uncertainty
         maps = {strategy: maps[strategy] for strategy in STRATEGIES if strategy in strategies}
         scores: dict[str, Tensor] = {}
@@ -99,18 +101,38 @@ def score_columns(strategy: Strategy, maps: Tensor, *, top_fraction: float) -> d
 
 
 @torch.inference_mode()
-def measure_scales(network: AESc, clean: Pixels, *, detection: Detection, seed: int) -> Scales:
-    """The scales of `network` on clean images that calibration does not use.
+def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, seed: int) -> Reference:
+    """What `network` shows on clean images that calibration does not use; the first `REFERENCE_IMAGES` of them.
 
     A median of 0 (a network that is certain of half of all pixels) falls back on the mean, and on 1 if that is 0 too.
     """
-    path = ResidualPath(network, smoothing=detection.smoothing)
-    maps = [
-        (path(batch)[1], _uncertainty(network, batch, detection=detection, seed=seed))
-        for batch in clean.batches(INFERENCE_BATCH)
+
+    def batches() -> Iterator[Tensor]:
+        return clean.batches(INFERENCE_BATCH, most=REFERENCE_IMAGES)
+
+    parts = _typical_parts(network, batches(), PARTS[detection.residual])
+    path = ResidualPath(network, detection=detection, parts=parts, divisor=None)
+    maps: list[tuple[Tensor, Tensor]] = [
+        (path(batch)[1], _uncertainty(network, batch, detection=detection, seed=seed)) for batch in batches()
     ]
     residuals, uncertainties = (torch.cat(kind) for kind in zip(*maps, strict=True))
-    return Scales(residual=_typical(residuals), uncertainty=_typical(uncertainties))
+    divisors: dict[MapName, Tensor] = {}
+    if detection.normalise:
+        divisors = {"residual": divisor(residuals), "uncertainty": divisor(uncertainties)}
+        residuals, uncertainties = residuals / divisors["residual"], uncertainties / divisors["uncertainty"]
+    scales = Scales(residual=_typical(residuals), uncertainty=_typical(uncertainties), parts=parts)
+    return Reference(scales, divisors)
+
+
+def _typical_parts(network: AESc, batches: Iterator[Tensor], names: tuple[Part, ...]) -> dict[Part, float]:
+    if len(names) == 1:
+        return {}  # nothing is added
+    sums, count = dict.fromkeys(names, 0.0), 0
+    for batch in batches:
+        for name, values in residual_parts(network, batch, network(batch), names).items():
+            sums[name] += values.double().mean(dim=(1, 2)).sum().item()
+        count += len(batch)
+    return {name: total / count or 1.0 for name, total in sums.items()}
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

@@ -184,9 +184,8 @@ def _train_epoch(
     for step, indices in enumerate(batches):
         example = make_example(train.batch(indices), params=params.corruption, generator=streams[Stream.CORRUPTION])
         if settings.schedule == "cosine":
-            _set_rate(
-                state.optimiser, settings.learning_rate * cosine_share(epoch + step / len(whole), settings.epochs)
-            )
+            share = cosine_share((epoch + step / len(whole)) / settings.epochs)
+            set_rate(state.optimiser, settings.learning_rate * share)
         state.optimiser.zero_grad(set_to_none=True)
         with autocast(device, settings.precision):
             output = state.network(example.corrupted, generator=dropout_stream)

@@ -9,7 +9,7 @@ import pandas as pd
 from prefect import task
 
 from aesc.files import read_json, write_atomically, write_json
-from tasks.evaluation import SCALES
+from tasks.evaluation import DIVISORS, SCALES
 from tasks.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     import torch
 
     from aesc.detector import Detector
+    from aesc.normalisation import load_divisors
     from aesc.operating_point import calibrate
     from aesc.report import calibration_table, measure, score_table
     from aesc.scoring import Scales
@@ -32,7 +33,11 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     run = RunFolder(run_folder)
     params, state = run.params(), run.state
     scores = pd.read_parquet(run.scores)
-    network, description = load_network(run.network, device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    network, description = load_network(run.network, device=cpu)
+    reference = read_json(run.evaluation / SCALES)
+    divisors_sha256 = reference.pop(DIVISORS)
+    divisors = load_divisors(run.evaluation, sha256=divisors_sha256, device=cpu)
     point = calibrate(
         scores,
         params=params,
@@ -40,9 +45,10 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
         data_version=state["data_version"]["version"],
         weights_sha256=description.weights_sha256,
         channels=description.channels,
-        scales=Scales.model_validate(read_json(run.evaluation / SCALES)),
+        scales=Scales.model_validate(reference),
+        divisors_sha256=divisors_sha256,
     )
-    Detector(network, point).save(run.detector)
+    Detector(network, point, divisors).save(run.detector)
     _say_promise(point)
     metrics = measure(scores, run.evaluation, point=point, params=params)
     write_json(run.metrics, metrics)

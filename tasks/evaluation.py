@@ -11,6 +11,7 @@ from tasks.run_folder import RunFolder
 from tasks.training import decoded
 
 SCALES = "scales.json"
+DIVISORS = "divisors_sha256"
 
 
 @task(task_run_name="evaluate {category}")
@@ -18,8 +19,9 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     """Score calibration images, clean and corrupted, and the test set; the path of the scores."""
     from aesc.device import resolve_device
     from aesc.evaluation import evaluate
+    from aesc.normalisation import save_divisors
     from aesc.pixels import Pixels
-    from aesc.scoring import Scorer, measure_scales
+    from aesc.scoring import Scorer, measure_reference
     from aesc.weights import load_network
 
     run = RunFolder(run_folder)
@@ -29,8 +31,8 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
     validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)
     seed = params.training.seed
-    scales = measure_scales(network, validation, detection=params.detection, seed=seed)
-    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales)
+    scales, divisors = measure_reference(network, validation, detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
     scores = evaluate(
         scorer,
         manifest,
@@ -41,6 +43,6 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
         params=params,
         device=device,
     )
-    write_json(run.evaluation / SCALES, scales.model_dump())
+    write_json(run.evaluation / SCALES, {**scales.model_dump(), DIVISORS: save_divisors(divisors, run.evaluation)})
     write_atomically(run.scores, scores.to_parquet)
     return str(run.scores)

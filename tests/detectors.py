@@ -11,10 +11,11 @@ import torch
 from aesc.cache import ImageCache
 from aesc.detector import Detector
 from aesc.manifest import scan_category
+from aesc.normalisation import save_divisors
 from aesc.operating_point import calibrate
 from aesc.params import Params
 from aesc.pixels import Pixels
-from aesc.scoring import Scorer, measure_scales
+from aesc.scoring import Scorer, measure_reference
 from aesc.training import fit
 from aesc.weights import save_network
 
@@ -33,8 +34,9 @@ def train_detector(data_root: Path, category: str, *, params: Params, folder: Pa
         return Pixels(cache.array(), cache.rows(clean.loc[clean["split"] == split, "sha256"].tolist()), CPU)
 
     network = fit(pixels("train"), pixels("validation"), channels=3, params=params, device=CPU).network
-    scales = measure_scales(network, pixels("validation"), detection=params.detection, seed=params.training.seed)
-    scorer = Scorer(network, detection=params.detection, seed=params.training.seed, scales=scales)
+    seed = params.training.seed
+    scales, divisors = measure_reference(network, pixels("validation"), detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
     images = cache.take(clean.loc[clean["split"] == "calibration", "sha256"].tolist())
     scored = scorer(torch.from_numpy(np.moveaxis(images, 3, 1)).float() / 255.0)
     scores = pd.DataFrame({name: values.double().numpy() for name, values in scored.scores.items()})
@@ -46,5 +48,6 @@ def train_detector(data_root: Path, category: str, *, params: Params, folder: Pa
         weights_sha256=save_network(network, folder / "network").weights_sha256,
         channels=3,
         scales=scales,
+        divisors_sha256=save_divisors(divisors, folder / "network"),
     )
-    return Detector(network, point)
+    return Detector(network, point, divisors)

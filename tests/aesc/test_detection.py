@@ -39,8 +39,20 @@ def rand(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(3))
 
 
+def settings(*, passes: int, smoothing: float = 0.0) -> Detection:
+    return Detection(
+        strategy="auto",
+        passes=passes,
+        residual="pixels",
+        normalise=False,
+        smoothing=smoothing,
+        image_score="l2",
+        top_fraction=0.005,
+    )
+
+
 def score(network: AESc, images: Tensor, *, passes: int, smoothing: float = 0.0) -> Scored:
-    detection = Detection(strategy="auto", passes=passes, smoothing=smoothing, image_score="l2", top_fraction=0.005)
+    detection = settings(passes=passes, smoothing=smoothing)
     return Scorer(network, detection=detection, seed=1, scales=Scales(residual=1.0, uncertainty=1.0))(images)
 
 
@@ -67,8 +79,9 @@ def test_smoothing_applies_to_both_maps_and_not_to_the_reconstruction(network: A
 
 
 def test_the_residual_alone_needs_no_stochastic_pass_and_is_the_same(network: AESc, images: Tensor) -> None:
-    detection = Detection(strategy="auto", passes=3, smoothing=1.0, image_score="l2", top_fraction=0.005)
-    scorer = Scorer(network, detection=detection, seed=1, scales=Scales(residual=1.0, uncertainty=1.0))
+    scorer = Scorer(
+        network, detection=settings(passes=3, smoothing=1.0), seed=1, scales=Scales(residual=1.0, uncertainty=1.0)
+    )
     alone, whole = scorer(images, strategies=("residual",)), scorer(images)
     assert set(alone.maps) == {"residual"}
     assert torch.equal(alone.maps["residual"], whole.maps["residual"])

@@ -325,7 +325,7 @@ def test_an_unknown_preset_names_those_that_exist() -> None:
     with pytest.raises(AescError) as caught:
         load(preset="fast")
     assert caught.value.where == "--preset fast"
-    assert caught.value.allowed == "demo, paper, quick"
+    assert caught.value.allowed == "best, demo, paper, quick"
     assert caught.value.usage
 
 

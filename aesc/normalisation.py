@@ -1,0 +1,84 @@
+"""What each place of a clean image usually shows, so that a map can be read in units of it.
+
+At an edge that the network never gives back quite right, a residual means less than on a smooth face. A map is divided,
+pixel by pixel, by mean + 3 mean absolute deviations over clean validation images + the overall mean: the last term
+keeps a place where clean images show nothing from making an alarm of everything. A few images say little about a single
+pixel, so the statistics are blurred and drawn toward their average over the image, the more the fewer images there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from aesc.detection import smooth
+from aesc.errors import AescError
+from aesc.files import write_atomically
+
+FILE = "normalisation.safetensors"
+
+MapName = Literal["residual", "uncertainty"]
+Divisors = Mapping[MapName, Tensor]
+"""By map, what it is divided by: side x side, above 0. Without an entry a map is left as it is."""
+
+_DEVIATIONS = 3.0
+_PRIOR_IMAGES = 20.0  # the average over the image counts like so many images
+_BLUR = 1 / 64  # of the side, sigma
+
+
+def divisor(maps: Tensor) -> Tensor:
+    """The divisor, side x side, from the maps of clean images: count x side x side, 0 or more."""
+    count, side = maps.shape[0], maps.shape[-1]
+    mean = maps.mean(dim=0)
+    deviation = (maps - mean).abs().mean(dim=0)
+    mean, deviation = (_drawn_to_average(smooth(values[None], side * _BLUR)[0], count) for values in (mean, deviation))
+    found = mean + _DEVIATIONS * deviation + mean.mean()
+    return torch.where(found > 0.0, found, 1.0)
+
+
+def _drawn_to_average(values: Tensor, count: int) -> Tensor:
+    return (count * values + _PRIOR_IMAGES * values.mean()) / (count + _PRIOR_IMAGES)
+
+
+def save_divisors(divisors: Divisors, folder: Path) -> str:
+    """Write `folder/normalisation.safetensors`; its sha256. Nothing is written, and "" returned, if there are none."""
+    if not divisors:
+        return ""
+    content = _content(divisors)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FILE, lambda path: path.write_bytes(content))
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_divisors(folder: Path, *, sha256: str, device: torch.device) -> dict[MapName, Tensor]:
+    """Read back what `save_divisors` wrote.
+
+    Args:
+        folder: of the detector.
+        sha256: which the file must have; "" if there is none.
+        device: where the divisors are wanted.
+
+    Raises:
+        AescError: the file is missing or another one.
+    """
+    if not sha256:
+        return {}
+    path = folder / FILE
+    todo = "fetch the model version again, or retrain the category"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AescError(path, f"cannot be read: {error}", todo=todo) from error
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise AescError(path, f"sha256 {found[:12]}...", allowed=f"{sha256[:12]}..., which was calibrated", todo=todo)
+    return dict(load_file(path, device=str(device)))
+
+
+def _content(divisors: Divisors) -> bytes:
+    return bytes(save({str(name): values.detach().cpu().contiguous() for name, values in sorted(divisors.items())}))
