@@ -50,7 +50,7 @@ def publish_look(category: str, folder: str) -> dict[str, Any]:
         key=f"monitor-{slug(category)}",
         description=f"monitor {category}",
     )
-    LOGGER.info("%s, version %s: %s: %s", category, report["version"], report["status"], report["words"])
+    LOGGER.info("%s, version %s: %s", category, report["version"], report["status"])
     return report
 
 
