@@ -2,7 +2,7 @@
 
 Not among `make bench`: it takes minutes. In a scratch clone: the sample's category fabric, a detector of the preset
 `demo` trained for one epoch, and COUNT images of 256 x 256 pixels that are turned, moved and brightened copies of its
-clean ones. The first run has 100 images: what memory costs beyond is what each image costs.
+clean ones. The first run has 300 images, three shards: what the second needs more memory for is the number of images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.clones import make_clone
 from tests.commands import Project
 from tests.repositories import git
 
-FEW = 100
+FEW = 300
 QUICK = ("--set", "training.epochs=1", "--set", "evaluation.bootstrap=0")
 
 
