@@ -17,7 +17,6 @@ from typing import Annotated, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import betabinom
 
 from aesc.errors import AescError
 from aesc.params import Strategy
@@ -159,6 +158,8 @@ def allowed_false_alarms(promise: Promise | tuple[int, int], m: int, *, confiden
         The smallest count c with P(alarms <= c) >= confidence.
     """
     n, k = (promise.n, promise.k) if isinstance(promise, Promise) else promise
+    from scipy.stats import betabinom  # a second to import, and serving does not count alarms
+
     if not 1 <= k <= n or m < 0:
         raise AescError("promise", f"n = {n}, k = {k}, m = {m}", allowed="1 <= k <= n, and m of 0 or more")
     if not 0.0 < confidence < 1.0:

@@ -19,7 +19,7 @@ from flows.task_runner import run_all, task_runner, workers
 from tasks.inspection import planned
 from tasks.inspection_folder import InspectionFolder
 from tasks.inspection_results import finish
-from tasks.inspection_shard import inspect_shard
+from tasks.inspection_task import inspect_shard
 from tasks.progress import ProgressArtifact
 from tasks.settings import Settings, prepare_environment
 from tasks.training import slug

@@ -12,13 +12,13 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from aesc.errors import AescError
 from aesc.layout import is_ignored
+from tasks.arrival import Arrival, MovedError
 from tasks.settings import Settings
 from tasks.storage import S3, S3Location, connect, explain, parse_s3, redact
 
@@ -27,27 +27,6 @@ CHUNK = 1 << 20
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".filepart")  # what programs call a file until it is whole
 _SINGLE_PART = re.compile(r"[0-9a-f]{32}")
 _MULTI_PART = re.compile(r"([0-9a-f]{32})-(\d+)")
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """One object at a source.
-
-    Attributes:
-        key: its path below the source.
-        tag: changes whenever its content does.
-        size: bytes.
-        modified: ISO 8601, UTC.
-    """
-
-    key: str
-    tag: str
-    size: int
-    modified: str
-
-
-class MovedError(Exception):
-    """An arrival that is no longer what was listed; the next run lists it as it then is."""
 
 
 class Source(Protocol):

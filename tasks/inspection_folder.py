@@ -22,7 +22,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from aesc.errors import AescError
 from aesc.files import read_json, write_atomically, write_json
-from tasks.arrivals import Arrival
+from tasks.arrival import Arrival
 
 STATE = "inspection.json"
 SHARD = 128  # images: a minute of work at most, so little is lost with a worker

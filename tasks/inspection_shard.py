@@ -14,11 +14,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-
 from aesc.errors import AescError
 from aesc.files import write_atomically
-from tasks.arrivals import Arrival
+from tasks.arrival import Arrival
 from tasks.heatmaps import write_heatmap
 from tasks.inspection_folder import InspectionFolder
 from tasks.inspection_source import ImagePlace
@@ -65,20 +63,6 @@ def schema() -> pa.Schema:
 
     text = ("path", "verdict", "strategy", "heatmap", "error", "sha256")
     return pa.schema([(field.name, pa.string() if field.name in text else pa.float64()) for field in fields(Inspected)])
-
-
-@task(task_run_name="inspect shard {number}")
-def inspect_shard(folder: str, number: int) -> str:
-    """Do one shard with one thread, as every worker does: the sums then have the same order everywhere.
-
-    Returns:
-        The file of its rows.
-    """
-    import torch
-
-    # Of this thread. Several shards run side by side, so more threads would only wait for each other.
-    torch.set_num_threads(1)
-    return str(run_shard(InspectionFolder(folder), number))
 
 
 def run_shard(folder: InspectionFolder, number: int) -> Path:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aesc.errors import AescError
-from tasks.arrivals import Arrival, MovedError, open_source
+from tasks.arrival import Arrival, MovedError
 from tasks.settings import Settings
-from tasks.storage import S3
+
+if TYPE_CHECKING:
+    from tasks.arrivals import Source
 
 
 class ImagePlace:
@@ -23,7 +25,11 @@ class ImagePlace:
 
     def __init__(self, source: str, settings: Settings) -> None:
         self.source = source
-        self._s3 = open_source(source, settings=settings, settle_seconds=0.0) if source.startswith(S3) else None
+        self._s3: Source | None = None
+        if "://" in source:
+            from tasks.arrivals import open_source
+
+            self._s3 = open_source(source, settings=settings, settle_seconds=0.0)
         self._path = Path(source)
         if self._s3 is None and not self._path.exists():
             from aesc.images import FORMATS

@@ -97,7 +97,8 @@ def _accepted(
 def _newest_of(source: str, most: int, settings: Settings) -> Iterator[tuple[Path, str, str, str]]:
     """The images of a place that changed last, newest first, each as a copy that is gone at the next."""
     from aesc.images import FORMATS, IMAGE_SUFFIXES
-    from tasks.arrivals import MovedError, open_source
+    from tasks.arrival import MovedError
+    from tasks.arrivals import open_source
 
     place = open_source(source, settings=settings, settle_seconds=0.0)
     images = (one for one in place.listing() if Path(one.key).suffix.lower() in IMAGE_SUFFIXES)

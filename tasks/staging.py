@@ -14,9 +14,10 @@ import pandas as pd
 from aesc.cache import sha256_of
 from aesc.errors import AescError
 from aesc.files import not_written
+from tasks.arrival import Arrival, MovedError
 from tasks.arrival_batch import Batch, new_batch, unfinished_batch, write_table
 from tasks.arrival_ledger import Ledger
-from tasks.arrivals import Arrival, MovedError, Source, open_source
+from tasks.arrivals import Source, open_source
 from tasks.retries import retried_task
 from tasks.settings import Settings
 

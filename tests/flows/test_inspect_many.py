@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from aesc.errors import AescError
-from tasks.arrivals import Arrival
+from tasks.arrival import Arrival
 from tasks.inspection_folder import ALL_HEATMAPS, SHARD, InspectionFolder, open_folder
 from tasks.inspection_shard import heatmap_name
 from tests.commands import Project

@@ -17,8 +17,9 @@ import pytest
 
 import tasks.arrivals
 from aesc.errors import AescError
+from tasks.arrival import Arrival, MovedError
 from tasks.arrival_batch import Batch
-from tasks.arrivals import Arrival, MovedError, Source, arriving_categories, open_source
+from tasks.arrivals import Source, arriving_categories, open_source
 from tasks.settings import Settings
 from tasks.staging import ledger_of, list_arrivals, stage_arrivals
 from tests import servers

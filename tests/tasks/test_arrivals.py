@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aesc.errors import AescError
-from tasks.arrivals import Arrival, MovedError, Source, arriving_categories, open_source
+from tasks.arrival import Arrival, MovedError
+from tasks.arrivals import Source, arriving_categories, open_source
 from tasks.settings import Settings
 from tests.arrivals import sha256
 
