@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from aesc.errors import AescError
+from aesc.presets import DEFAULT_PRESET
 from flows.timing import timed
 from tasks.acceptance import accept_arrivals
 from tasks.arrival_batch import unfinished_batch
@@ -38,7 +39,7 @@ def _run_name() -> str:
 
 @flow(name="ingest", flow_run_name=_run_name, log_prints=False)
 def ingest(
-    category: str | None = None, source: str | None = None, preset: str = "quick", params_file: str | None = None
+    category: str | None = None, source: str | None = None, preset: str = DEFAULT_PRESET, params_file: str | None = None
 ) -> dict[str, Any]:
     """Take in what arrived as clean images, guarded, and decide whether retraining is worth it.
 

@@ -9,6 +9,7 @@ from prefect import flow, tags
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
+from aesc.presets import DEFAULT_PRESET
 from tasks.data_lock import hold
 from tasks.monitor_report import publish_look
 from tasks.monitoring import compare_recent_scores, remeasure_detectability
@@ -25,7 +26,7 @@ def _run_name() -> str:
 
 @flow(name="monitor", flow_run_name=_run_name, log_prints=False)
 def monitor(
-    category: str | None = None, source: str | None = None, preset: str = "quick", params_file: str | None = None
+    category: str | None = None, source: str | None = None, preset: str = DEFAULT_PRESET, params_file: str | None = None
 ) -> dict[str, Any]:
     """Compare recent scores with those of the calibration, and measure anew which stains the champion finds.
 

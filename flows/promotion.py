@@ -17,6 +17,7 @@ from prefect.transactions import Transaction, transaction
 
 from aesc.errors import AescError
 from aesc.files import read_json
+from aesc.presets import DEFAULT_PRESET
 from flows.ingest import LEASE_SECONDS
 from flows.retrain import require_few_starts
 from tasks.aliases import (
@@ -39,7 +40,8 @@ from tasks.aliases import (
     undo,
     write_entry,
 )
-from tasks.court import RECORD, evidence_of, hear_versions
+from tasks.court import hear_versions
+from tasks.court_record import RECORD, evidence_of
 from tasks.data_lock import hold
 from tasks.registry import CHALLENGER, CHAMPION, Registered, require_loadable, resolve
 from tasks.settings import Settings, prepare_environment
@@ -59,7 +61,7 @@ def _run_name() -> str:
 def promote(
     category: str,
     version: str = CHALLENGER,
-    preset: str = "quick",
+    preset: str = DEFAULT_PRESET,
     data: str | None = None,
     params_file: str | None = None,
     approve: str = "",

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from aesc.presets import DEFAULT_PRESET
 from flows.ingest import one_writer, process_batch
 from tasks.arrival_batch import unfinished_batch
 from tasks.data_lock import INGEST, hold
@@ -17,7 +18,9 @@ from tasks.versioning import ensure_data
 
 
 @flow(name="release", flow_run_name="release from quarantine", log_prints=False)
-def release_from_quarantine(entries: list[str], *, by: str, reason: str, preset: str = "quick") -> dict[str, Any]:
+def release_from_quarantine(
+    entries: list[str], *, by: str, reason: str, preset: str = DEFAULT_PRESET
+) -> dict[str, Any]:
     """Take quarantined arrivals in.
 
     Args:

@@ -12,6 +12,7 @@ from prefect import flow, get_client, tags
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
+from aesc.presets import DEFAULT_PRESET
 from flows.timing import timed
 from tasks.announcement import announce_version
 from tasks.calibration import calibrate_threshold, draw_figures
@@ -29,7 +30,6 @@ from tasks.validation import validate_data
 from tasks.versioning import pin_version
 
 LOGGER = logging.getLogger("aesc")
-DEFAULT_PRESET = "quick"
 MOST_STARTS = 6  # of one flow run: the server puts one that crashed back into its queue, see flows/automations.py
 
 

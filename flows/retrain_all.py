@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.manifest import list_categories
+from aesc.presets import DEFAULT_PRESET
 from flows.automations import SILENCE
 from tasks.registry import made_by
 from tasks.settings import Settings, prepare_environment
@@ -46,7 +47,7 @@ class Retrained:
 
 
 @flow(name="retrain-all", log_prints=False)
-async def retrain_all(categories: list[str] | None = None, preset: str = "quick") -> list[dict[str, Any]]:
+async def retrain_all(categories: list[str] | None = None, preset: str = DEFAULT_PRESET) -> list[dict[str, Any]]:
     """Retrain categories on the pool `gpu`, as many at once as it has workers, and collect one table.
 
     Args:

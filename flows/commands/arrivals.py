@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import (
     AnyCategory,
     By,
@@ -39,7 +40,7 @@ def ingest(
         str | None,
         typer.Option("--source", "-s", help="s3://bucket/prefix or a folder [default: <AESC_ARRIVALS>/<category>]"),
     ] = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     as_json: Json = False,
 ) -> Report:
@@ -111,7 +112,7 @@ def drill(
         typer.Option(min=0.001, max=0.999, help="Defective share of the arrivals [default: all there are]"),
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Alias or version number.")] = "champion",
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     as_json: Json = False,
 ) -> Report:
@@ -209,7 +210,9 @@ def show(
 
 @quarantine_app.command("accept")
 @command
-def accept(entries: Entry, reason: Reason, by: By = None, preset: Preset = "quick", as_json: Json = False) -> Report:
+def accept(
+    entries: Entry, reason: Reason, by: By = None, preset: Preset = DEFAULT_PRESET, as_json: Json = False
+) -> Report:
     """Take held arrivals in after all, the same way as any: data folder, DVC, push, one commit a category.
 
     Example: `aesc quarantine accept 1f3c 77ab --reason "dust on the lens, cleaned since"`

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import AnyCategory, DataFolder, Json, ParamsFile, Preset, Report, command
 
 MOST_GIGABYTES = 50.0
@@ -43,7 +44,7 @@ def import_data(
     category: Annotated[
         str | None, typer.Option("--category", "-c", help="Name for a source that holds one unnamed category.")
     ] = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     max_gigabytes: Annotated[float, typer.Option(help="Refuse more than this, unpacked.")] = MOST_GIGABYTES,
     as_json: Json = False,
@@ -93,7 +94,7 @@ def import_data(
 def validate(
     category: AnyCategory = None,
     data: DataFolder = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     as_json: Json = False,
 ) -> Report:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import AnyCategory, Json, ParamsFile, Preset, Report, command
 
 
@@ -22,7 +23,7 @@ def monitor(
             "[default: what was inspected and what was accepted last]",
         ),
     ] = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     as_json: Json = False,
 ) -> Report:

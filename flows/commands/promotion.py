@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import (
     By,
     Category,
@@ -28,7 +29,7 @@ def promote(
     category: Category,
     version: Annotated[str, typer.Option("--version", "-v", help="Alias or version number.")] = "challenger",
     data: DataFolder = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     by: By = None,
     as_json: Json = False,
@@ -128,7 +129,7 @@ def compare(
     challenger: Annotated[str, typer.Argument(metavar="B", help="Alias or number, in the challenger's place.")],
     category: Category,
     data: DataFolder = None,
-    preset: Preset = "quick",
+    preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,
     as_json: Json = False,
 ) -> Report:
@@ -145,7 +146,8 @@ def compare(
     root = (data or settings.data).resolve()
     require_category(root, category)
 
-    from tasks.court import RECORD, hear
+    from tasks.court import hear
+    from tasks.court_record import RECORD
 
     folder = hear(category, champion, challenger, data_root=root, params=params, settings=settings)
     value = read_json(folder / RECORD) | {"page": str(folder / "index.html"), "record": None}

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command
 
-DEFAULT_PRESET = "quick"
 # What a retraining imports, the first needed first.
 HEAVY = (
     "great_expectations",

@@ -69,7 +69,7 @@ except SystemExit:
         (("register", "."), "not a run folder"),
         (("inspect", "nowhere.png"), "no such file or folder"),
         (("inspect", ".", "--strategy", "guess"), "unknown"),
-        (("inspect", "."), "no images in this folder"),
+        (("inspect", "."), "no images in this place"),
         (("import", "nowhere.zip"), "no such file or folder"),
     ],
 )
@@ -124,7 +124,7 @@ def test_contradicting_overrides_are_reported_at_once_before_anything_starts(pro
     assert error["found"].startswith("4 errors")
     for part in (
         "--set data: train + validation + calibration is 1.3; allowed: 1",
-        "training.batch_size is 4000 but training.images_per_epoch is only 1000",
+        "training.batch_size is 4000 but training.images_per_epoch is only 2000",
         "--set corruption: size is [0.4, 0.2]; allowed: the smaller number first",
         "--set training.epochs = 0",
     ):

@@ -84,7 +84,7 @@ def test_all_deployments_and_their_pools_are_made(deployed: Deployed) -> None:
 def test_the_week_has_its_retraining(deployed: Deployed) -> None:
     (weekly,) = deployed.deployments()["retrain"].schedules
     assert (weekly.schedule.cron, weekly.slug, weekly.active) == ("0 3 * * 0", "weekly", True)
-    assert weekly.parameters == {"category": "fabric", "preset": "quick"}
+    assert weekly.parameters == {"category": "fabric", "preset": "best"}
 
 
 def test_each_day_has_its_look(deployed: Deployed) -> None:
