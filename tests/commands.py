@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Project:
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.state / 'mlflow.db'}"
+        return self.env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow.db'}"
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nobody's environment: no settings of outside tools, an empty home folder."""
@@ -135,3 +136,9 @@ class Project:
         assert done.code == code, f"exit code {done.code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+
+def at_once(projects: Sequence[Project], *arguments: object) -> list[Done]:
+    """Run `aesc ARGUMENTS` in all of these projects at the same time; each must end with 0."""
+    with ThreadPoolExecutor(len(projects)) as pool:
+        return list(pool.map(lambda project: project.aesc(*arguments), projects))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import pytest
 from PIL import Image
 
 from aesc.files import read_json
-from tests.commands import PATIENCE, Project
+from tests.commands import Project, at_once
 from tests.flows.conftest import Imports
 from tests.repositories import git
 from tests.stations import CATEGORY, Station, digest, draw_arrivals, settle
@@ -171,22 +168,8 @@ def test_two_at_once_take_in_everything_once(
     ready: Station, undisturbed: Station, report: dict[str, Any], tmp_path: Path
 ) -> None:
     station = ready.copy(tmp_path)
-    command = ["ingest", "--source", str(station.arriving), "--category", CATEGORY, "--preset", "tiny", "--json"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *command],
-            cwd=station.project.root,
-            env=station.project.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=PATIENCE) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    reports = [json.loads(stdout)["categories"][0] for stdout, _ in said]
+    command = ("ingest", "--source", station.arriving, "--category", CATEGORY, "--preset", "tiny", "--json")
+    reports = [done.report["categories"][0] for done in at_once([station.project] * 2, *command)]
     assert sorted(one["arrivals"] for one in reports) == [0, report["arrivals"]]
     assert station.outcome() == undisturbed.outcome()
 

@@ -2,104 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from aesc.errors import AescError
-from aesc.files import read_json, write_json
-from aesc.params import Params
-from aesc.params_file import load_params
-from tasks.court import RECORD, attach_record, hear
-from tasks.registry import register_run
+from aesc.manifest import scan_category
+from tasks.court_record import attach_record
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 from tests.arrivals import own_environment
+from tests.benches import MODEL, RULES, Bench
 from tests.categories import draw_category
-from tests.commands import PATIENCE, Project
+from tests.commands import Project, at_once
 from tests.flows.conftest import Imports
 from tests.stations import CATEGORY, Station
-
-MODEL = f"aesc-{CATEGORY}"
-# Few test images: a lone false alarm would be a quarter of them.
-RULES = {"bootstrap": 200, "false_alarm_margin": 1.0, "most_false_alarm_rate": None}
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A project with an MLflow of its own, in which version 1 is a good champion."""
-
-    project: Project
-    params_file: Path
-    run_folder: Path
-    settings: Settings
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(tracking_uri=self.project.tracking_uri, registry_uri=self.project.tracking_uri)
-
-    @property
-    def params(self) -> Params:
-        return load_params(self.params_file, preset="tiny", category=CATEGORY)
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        return {key: str(value) for key, value in self.client.get_registered_model(MODEL).aliases.items()}
-
-    def forge(
-        self, *, strategy: str | None = None, trained_on: set[str] | None = None, data_version: str | None = None
-    ) -> str:
-        """Register the trained run once more, changed; the version."""
-        run = RunFolder(self.run_folder.parent / f"forged-{uuid.uuid4().hex}")
-        shutil.copytree(self.run_folder, run.path)
-        state = {key: value for key, value in run.state.items() if key not in ("mlflow_run_id", "model_version")}
-        if data_version:
-            state["data_version"] = {**state["data_version"], "version": data_version}
-        write_json(run.path / "run.json", {**state, "finished": False})
-        point, metrics = read_json(run.detector / "operating_point.json"), read_json(run.metrics)
-        if strategy:
-            point["strategy"] = metrics["strategy"] = strategy
-        write_json(run.detector / "operating_point.json", point | {"data_version": state["data_version"]["version"]})
-        write_json(run.metrics, metrics)
-        if trained_on:
-            manifest = run.manifest()
-            manifest.loc[manifest["sha256"].isin(trained_on), "split"] = "train"
-            manifest.to_parquet(run.manifest_file)
-        return register_run(run).version
-
-    def hear(self, champion: str, challenger: str, *, data: Path | None = None, **rules: Any) -> dict[str, Any]:
-        """What the court decides; `rules` change those of the parameters."""
-        promotion = self.params.promotion.model_copy(update=rules)
-        params = self.params.model_copy(update={"promotion": promotion})
-        folder = hear(
-            CATEGORY, champion, challenger, data_root=data or self.settings.data, params=params, settings=self.settings
-        )
-        return {**read_json(folder / RECORD), "folder": folder}
-
-    def aesc(self, command: str, *more: object, code: int = 0) -> dict[str, Any]:
-        """The report of a command on the category, or its error."""
-        arguments = [command, *more, "--category", CATEGORY, "--json"]
-        if command in ("promote", "compare"):
-            arguments += ["--preset", "tiny", "--params", self.params_file]
-        done = self.project.aesc(*arguments, code=code)
-        return done.report if code == 0 else done.error
-
-    def crown(self, version: str) -> None:
-        """Make a version the champion, behind everyone's back, with nobody beside it."""
-        for alias in ("challenger", "previous"):
-            self.client.delete_registered_model_alias(MODEL, alias)
-        self.client.set_registered_model_alias(MODEL, "champion", version)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +58,7 @@ def bad(bench: Bench) -> str:
 @pytest.fixture(scope="module")
 def promoted(bench: Bench, bad: str) -> dict[str, Any]:
     """The report of `aesc promote` where version 1 challenges the bad one."""
-    bench.crown(bad)
-    bench.client.set_registered_model_alias(MODEL, "challenger", "1")
+    bench.challenge(bad, "1")
     return bench.aesc("promote", "--by", "ann")
 
 
@@ -236,6 +157,24 @@ def test_without_defective_images_the_court_works_on_corruptions_and_says_so(
     assert "no defective test images" in (first["folder"] / "index.html").read_text(encoding="utf-8")
 
 
+def test_without_any_test_images_the_court_works_on_validation_images_and_says_so(
+    bench: Bench, bad: str, tmp_path: Path
+) -> None:
+    data = draw_category(tmp_path, CATEGORY, train=200, test_good=0, defects={})
+    decision = bench.hear(bad, "1", data=data)
+    manifest = scan_category(data, CATEGORY, data=bench.params.data, cache_folder=tmp_path)
+    shown = set(manifest.loc[manifest["split"] == "validation", "sha256"])
+    assert set(pd.read_csv(decision["folder"] / "scores.csv")["sha256"]) == shown
+    assert (decision["n_good"], decision["n_defective"]) == (len(shown), 2 * len(shown))
+    assert decision["verdict"] == "PROMOTE"
+    assert decision["synthetic_defects"] is True
+    page = (decision["folder"] / "index.html").read_text(encoding="utf-8")
+    for said in ("no defective test images", "no test images at all"):
+        assert any(said in note for note in decision["notes"])
+        assert said in page
+    assert {row["defect"] for row in decision["differences"]} == {"all", "synthetic scratch", "synthetic drops"}
+
+
 def test_what_cannot_be_loaded_or_measured_is_an_error(
     bench: Bench, bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +213,7 @@ def test_a_failed_attachment_is_an_error_too(bench: Bench, bad: str, monkeypatch
 def test_a_killed_rollback_is_completed_by_the_next_command(bench: Bench, bad: str, promoted: dict[str, Any]) -> None:
     bench.crown("1")
     bench.client.set_registered_model_alias(MODEL, "previous", bad)
-    _killed(bench, "tasks.aliases:_set", 1, "rollback", "--reason", "misses scratches")
+    bench.project.killed("tasks.aliases:_set", 1, *bench.arguments("rollback", "--reason", "misses scratches"))
     assert bench.aliases == {"champion": "1", "previous": "1"}  # the old champion has its second name, no more
     error = bench.aesc("rollback", "--to", bad, "--reason", "again", code=1)
     assert "is the champion already" in error["found"]
@@ -300,8 +239,7 @@ def test_a_rollback_needs_a_reason_and_files(bench: Bench, bad: str) -> None:
 
 @pytest.mark.slow
 def test_with_approval_required_a_person_has_the_last_word(bench: Bench, bad: str) -> None:
-    bench.crown(bad)
-    bench.client.set_registered_model_alias(MODEL, "challenger", "1")
+    bench.challenge(bad, "1")
     asked = ("promote", "--category", CATEGORY, "--preset", "required", "--params", bench.params_file, "--json")
     waiting = bench.project.aesc(*asked).report
     assert (waiting["status"], waiting["verdict"]) == ("awaiting approval", "PROMOTE")
@@ -316,26 +254,10 @@ def test_with_approval_required_a_person_has_the_last_word(bench: Bench, bad: st
 
 @pytest.mark.slow
 def test_of_two_promotions_at_once_one_moves_the_aliases(bench: Bench, bad: str) -> None:
-    bench.crown(bad)
-    bench.client.set_registered_model_alias(MODEL, "challenger", "1")
+    bench.challenge(bad, "1")
     before = len(bench.aesc("history")["entries"])
-    command = [sys.executable, "-m", "flows.cli", "promote", "--category", CATEGORY, "--preset", "tiny", "--json"]
-    command += ["--params", str(bench.params_file)]
-    both = [
-        subprocess.Popen(
-            command,
-            cwd=bench.project.root,
-            env=bench.project.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    done = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in both]
-    assert [code for _, _, code in done] == [0, 0], done
-    assert sorted(json.loads(stdout)["status"] for stdout, _, _ in done) == ["promoted", "unchanged"]
+    both = at_once([bench.project] * 2, *bench.arguments("promote"))
+    assert sorted(done.report["status"] for done in both) == ["promoted", "unchanged"]
     assert bench.aliases == {"champion": "1", "previous": bad}
     assert len(bench.aesc("history")["entries"]) == before + 1
 
@@ -347,7 +269,3 @@ def test_compare_changes_nothing(bench: Bench, bad: str) -> None:
     assert (report["verdict"], report["champion"]["version"], report["challenger"]["version"]) == ("REJECT", "1", bad)
     after = (bench.aliases, bench.client.get_registered_model(MODEL).tags, bench.client.get_model_version(MODEL, bad))
     assert str(after) == str(before)
-
-
-def _killed(bench: Bench, place: str, calls: int, *arguments: str) -> None:
-    bench.project.killed(place, calls, *arguments, "--category", CATEGORY)
