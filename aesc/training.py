@@ -115,11 +115,11 @@ def fit(
             left = None if most_steps is None else most_steps - sum(map(len, state.losses))
             if left is not None and left <= 0:
                 break
-            rate = float(state.optimiser.param_groups[0]["lr"])
             losses, loss = _train_epoch(
                 state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
             )
             state.losses.append(losses)
+            rate = float(state.optimiser.param_groups[0]["lr"])
             if left is not None and len(losses) == left:
                 break
             psnr = validation_psnr(state.network, validation, params=params, device=device)

@@ -188,6 +188,22 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert_equal(first, second)
 
 
+def test_resuming_the_best_recipe_is_exact_and_its_rate_rises_and_falls(tmp_path: Path) -> None:
+    recipe = ("corruption.kind=structured", "corruption.kept_noise=0.05", "network.dropout_in_training=true")
+    settings = params(*recipe, "training.schedule=cosine", "training.corrupted_weight=0.5")
+    whole = trained(settings)
+    with pytest.raises(InterruptedTrainingError):
+        trained(settings, checkpoint=tmp_path / "parts.pt", checkpoint_seconds=0.0, on_epoch=stop_after(2))
+    resumed = trained(settings, checkpoint=tmp_path / "parts.pt", checkpoint_seconds=0.0)
+    assert resumed.resumed_at == 2
+    assert torch.equal(resumed.losses, whole.losses)
+    assert same(weights(resumed), weights(whole))
+    rates = [epoch.learning_rate for epoch in whole.history]
+    assert rates == sorted(rates, reverse=True)
+    assert 0.002 > rates[0] > 5 * rates[-1]
+    assert numbers(trained(params(*recipe)).history) != numbers(whole.history)
+
+
 def test_what_was_finished_is_not_trained_again(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     first = trained(params("training.epochs=2"), checkpoint=checkpoint)
