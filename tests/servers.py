@@ -90,9 +90,9 @@ def s3_server(folder: Path, *, buckets: Sequence[str] = BUCKETS) -> Iterator[Ser
 
 @contextmanager
 def mlflow_server(
-    folder: Path, *, artifacts: str | None = None, env: Mapping[str, str] | None = None
+    folder: Path, *, database: str | None = None, artifacts: str | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """MLflow on a sqlite file, handing artifacts on to `artifacts` (a folder's or an S3 address)."""
+    """MLflow on `database` (else a sqlite file), handing artifacts on to `artifacts` (a folder's or an S3 address)."""
     folder.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
@@ -100,7 +100,7 @@ def mlflow_server(
         str(executable("mlflow")),
         "server",
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--backend-store-uri", database or f"sqlite:///{folder / 'mlflow.db'}"),
         *("--artifacts-destination", artifacts or (folder / "artifacts").as_uri()),
     ]
     log = folder / "mlflow.log"
