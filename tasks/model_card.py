@@ -70,6 +70,8 @@ def weakest_first(run: RunFolder, summary: dict[str, Any]) -> list[dict[str, Any
 
 def description(card: str) -> str:
     """The card as a description in MLflow: whole sections, as many as its column holds."""
+    # MLflow's page leaves no room between the columns of a table.
+    card = "\n".join(line.replace(" | ", "&emsp; | ") if line.startswith("| ") else line for line in card.split("\n"))
     if len(card) <= MOST_DESCRIPTION:
         return card
     rest = f"\n\nThe whole card is the artifact `{FILE}` of the run."
