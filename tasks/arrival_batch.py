@@ -11,18 +11,20 @@ from typing import Any
 import pandas as pd
 
 from aesc.errors import AescError
-from aesc.files import read_json, write_atomically, write_json
+from aesc.files import write_atomically, write_json
 from tasks.settings import Settings
+from tasks.state_folder import StateFolder
 
-STATE = "batch.json"
 ACCEPTED, QUARANTINED, KNOWN = "accepted", "quarantined", "known"
 
 
-class Batch:
-    """The paths and the state of one batch."""
+class Batch(StateFolder):
+    """The paths of one batch; its state: category, source, preset, and what was decided so far."""
+
+    STATE = "batch.json"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.objects_file = self.path / "objects.parquet"
         self.staged_file = self.path / "staged.parquet"
         self.verdicts_file = self.path / "verdicts.parquet"
@@ -32,16 +34,6 @@ class Batch:
     def name(self) -> str:
         """Unique within its category."""
         return self.path.name
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Category, source, preset, and what was decided so far."""
-        found: dict[str, Any] = read_json(self.path / STATE)
-        return found
-
-    def update(self, **changes: Any) -> None:
-        """Record `changes` in the state, atomically."""
-        write_json(self.path / STATE, {**self.state, **changes})
 
     def staged(self) -> pd.DataFrame:
         """One row a copied arrival: key, tag, size, modified, sha256, file (a name in `files`)."""
@@ -63,7 +55,7 @@ def batches_folder(settings: Settings, category: str) -> Path:
 
 def unfinished_batch(settings: Settings, category: str) -> Batch | None:
     """The batch that an interrupted ingest left, if any."""
-    for path in sorted(batches_folder(settings, category).glob(f"*/{STATE}")):
+    for path in sorted(batches_folder(settings, category).glob(f"*/{Batch.STATE}")):
         batch = Batch(path.parent)
         if not batch.state.get("finished"):
             return batch
@@ -86,7 +78,7 @@ def new_batch(
         AescError: the folder cannot be made or written.
     """
     for path in batches_folder(settings, category).glob("*/"):
-        if not (path / STATE).is_file():
+        if not Batch(path).begun:
             shutil.rmtree(path, ignore_errors=True)
         elif (path / "files").is_dir() and Batch(path).state.get("finished"):  # killed right after its end
             Batch(path).discard_files()
@@ -104,7 +96,7 @@ def new_batch(
             allowed="a writable folder with free space",
             todo="free some space, or set AESC_HOME to a writable folder",
         ) from error
-    write_json(batch.path / STATE, {**state, "category": category, "created": stamp, "finished": False})
+    write_json(batch.path / Batch.STATE, {**state, "category": category, "created": stamp, "finished": False})
     return batch
 
 

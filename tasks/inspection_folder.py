@@ -18,37 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
 from aesc.errors import AescError
-from aesc.files import read_json, write_atomically, write_json
+from aesc.files import write_atomically, write_json
 from tasks.arrival import Arrival
+from tasks.state_folder import StateFolder
 
-STATE = "inspection.json"
 SHARD = 128  # images: a minute of work at most, so little is lost with a worker
 ALL_HEATMAPS = 200  # images up to which each gets a heatmap; of more only those that do not pass
 
 
-class InspectionFolder:
-    """Paths and state of one inspection."""
+class InspectionFolder(StateFolder):
+    """Paths of one inspection; its state: source, detector, what was asked for, the number of images and shards."""
+
+    STATE = "inspection.json"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.shards = self.path / "shards"
         self.heatmaps = self.path / "heatmaps"
         self.table = self.path / "verdicts.parquet"
         self.csv = self.path / "verdicts.csv"
         self.gallery = self.path / "index.html"
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Source, detector, what was asked for, and the number of images and shards."""
-        found: dict[str, Any] = read_json(self.path / STATE)
-        return found
-
-    def update(self, **changes: Any) -> None:
-        """Record `changes` in the state, atomically."""
-        write_json(self.path / STATE, {**self.state, **changes})
 
     def plan(self, images: Iterable[Arrival], asked: dict[str, Any], *, source: str, detector: Path) -> int:
         """Write down what is to be done; the number of images. Results of the same shards stay.
@@ -85,7 +77,7 @@ class InspectionFolder:
             if path.name not in names and path not in {self._listing(number) for number in range(len(names))}:
                 path.unlink()
         state = {"source": source, "detector": str(detector), "images": total, "heatmaps": heatmaps, "results": names}
-        write_json(self.path / STATE, {**asked, **state, "key": key_of(asked), "finished": False})
+        write_json(self.path / self.STATE, {**asked, **state, "key": key_of(asked), "finished": False})
         return total
 
     def listing(self, number: int) -> list[Arrival]:
@@ -117,15 +109,9 @@ class InspectionFolder:
         Raises:
             AescError: another process works in this folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise AescError(
-                self.path, "another inspection works in this folder", todo="wait for it, or name another with --out"
-            ) from None
-        return lock
+        return self._hold(
+            busy="another inspection works in this folder", todo="wait for it, or name another with --out"
+        )
 
     def _listing(self, number: int) -> Path:
         return self.shards / f"{number:06d}.listing.parquet"
@@ -150,7 +136,7 @@ def open_folder(parent: Path, *, label: str, asked: dict[str, Any]) -> tuple[Ins
         AescError: no folder can be made.
     """
     key = key_of(asked)
-    for path in sorted(parent.glob(f"*/{STATE}"), reverse=True):
+    for path in sorted(parent.glob(f"*/{InspectionFolder.STATE}"), reverse=True):
         folder = InspectionFolder(path.parent)
         if folder.state.get("key") == key and not folder.state["finished"]:
             try:

@@ -19,7 +19,7 @@ import pandas as pd
 from aesc.errors import AescError
 from aesc.files import read_json
 from tasks.registry import only_category, resolve
-from tasks.run_folder import STATE, RunFolder
+from tasks.run_folder import RunFolder
 from tasks.tracking import client, unreachable
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -72,7 +72,7 @@ def find_record(model: str, *, category: str | None) -> Record:
     from sqlalchemy.exc import SQLAlchemyError
 
     version = None
-    if (Path(model) / STATE).is_file() or "/" in model:
+    if (Path(model) / RunFolder.STATE).is_file() or "/" in model:
         run_id = RunFolder(model).state.get("mlflow_run_id")
         if run_id is None:
             raise AescError(model, "this run is not in MLflow", todo=f"aesc register {model}", usage=True)

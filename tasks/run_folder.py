@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
 from aesc.errors import AescError
-from aesc.files import read_json, write_json
 from aesc.manifest import load_manifest
 from aesc.params import Params
+from tasks.state_folder import StateFolder
 
-STATE = "run.json"
 
-
-class RunFolder:
+class RunFolder(StateFolder):
     """The paths and the state of one run; the files themselves belong to the stages."""
 
+    STATE = "run.json"
+
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.params_file = self.path / "params.json"
         self.manifest_file = self.path / "manifest.parquet"
         self.validation = self.path / "validation"
@@ -44,19 +44,16 @@ class RunFolder:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What is known of the run so far."""
-        file = self.path / STATE
-        if not file.is_file():
+        """What is known of the run so far.
+
+        Raises:
+            AescError: this is not a run's folder.
+        """
+        if not self.begun:
             raise AescError(
                 self.path, "not a run folder: it has no run.json", todo="name a folder below .aesc/runs", usage=True
             )
-        found: dict[str, Any] = read_json(file)
-        return found
-
-    def update(self, **changes: Any) -> None:
-        """Record `changes` in the state, atomically."""
-        current = self.state if (self.path / STATE).is_file() else {}
-        write_json(self.path / STATE, {**current, **changes})
+        return super().state
 
     def params(self) -> Params:
         """The run's parameters."""
@@ -72,12 +69,7 @@ class RunFolder:
         Raises:
             AescError: another process works on it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise AescError(self.path, "another process works on this run", todo="wait for it, or stop it") from None
-        return lock
+        return self._hold(busy="another process works on this run", todo="wait for it, or stop it")
 
 
 def run_key(*, params: Params, category: str, content_digest: str, code: str) -> str:
@@ -102,7 +94,7 @@ def open_run(runs: Path, *, category: str, label: str, key: str, resume: str) ->
     if resume == "auto":
         for path in sorted((runs / category).glob("*/"), reverse=True):
             folder = RunFolder(path)
-            if (path / STATE).is_file() and folder.state.get("key") == key and not folder.state.get("finished"):
+            if folder.begun and folder.state.get("key") == key and not folder.state.get("finished"):
                 try:
                     return _reopen(folder, key)
                 except AescError:

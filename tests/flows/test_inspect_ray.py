@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.inspection_folder import SHARD, STATE, InspectionFolder
+from tasks.inspection_folder import SHARD, InspectionFolder
 from tests.commands import Project
 from tests.rays import Cluster, ray_cluster
 from tests.stations import draw_arrivals
@@ -75,7 +75,7 @@ def test_a_killed_worker_s_shard_is_done_again(
         """As soon as a shard is finished, the worker of another that is not."""
         while not over.is_set() and not killed:
             folder = InspectionFolder(out)
-            if (out / STATE).is_file() and len(folder.missing()) < SHARDS:
+            if folder.begun and len(folder.missing()) < SHARDS:
                 for pid in cluster.at_work("inspect_shard"):
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
