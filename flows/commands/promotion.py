@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -102,25 +103,13 @@ def history(category: Category, as_json: Json = False) -> Report:
     _settings()
 
     from dataclasses import asdict
-    from textwrap import shorten
 
     from tasks.aliases import aliases_of, read_ledger
 
     entries = [asdict(entry) for entry in read_ledger(category)]
     value = {"category": category, "aliases": aliases_of(category), "entries": entries}
-    lines = [f"{'when':19}  {'version':7}  {'what':17}  {'by':20}  {'aliases':40}  why"]
-    for entry in entries:
-        moves = ", ".join(f"{alias} {old or '-'} -> {new or '-'}" for alias, (old, new) in entry["moves"].items())
-        state = "" if entry["state"] == "done" else f" [{entry['state']}]"
-        lines.append(
-            f"{entry['at'][:19]}  {entry['version']:>7}  {entry['action'] + state:17}  {entry['by'][:20]:20}  "
-            f"{moves or '-':40}  {shorten(entry['reason'], 110, placeholder=' ...')}"
-        )
-        if entry["note"]:
-            lines.append(f"{'':19}  {'':7}  note: {entry['note']}")
-        if record := entry["evidence"].get("record"):
-            lines.append(f"{'':19}  {'':7}  evidence: {record}")
-    return Report(value, "\n".join([*lines, _aliases(value)]) if entries else f"{category} has no history yet")
+    lines = [*_ledger(entries), _aliases(value)] if entries else [f"{category} has no history yet"]
+    return Report(value, "\n".join(lines))
 
 
 @command
@@ -201,7 +190,8 @@ def _table(value: dict[str, Any]) -> list[str]:
         head = ("champion", "challenger", "difference", "interval")
         lines.append(f"  {'':34} {head[0]:>10} {head[1]:>10} {head[2]:>10}  {head[3]}")
     for row in value.get("differences", ()):
-        name = f"  {row['metric'].replace('_', ' ')}, {row['defect']}"
+        metric = row["metric"].replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO")
+        name = f"  {metric}, {row['defect']}"
         if row["difference"] is None:
             lines.append(f"{name:36} not available")
         else:
@@ -217,6 +207,26 @@ def _table(value: dict[str, Any]) -> list[str]:
     if value.get("page"):
         lines.append(f"  page          {value['page']}")
     return lines
+
+
+def _ledger(entries: list[dict[str, Any]]) -> list[str]:
+    rows = [("when", "version", "what", "by", "aliases", "why")]
+    for entry in entries:
+        moves = ", ".join(f"{alias} {old or '-'} -> {new or '-'}" for alias, (old, new) in entry["moves"].items())
+        state = "" if entry["state"] == "done" else f" [{entry['state']}]"
+        why = shorten(entry["reason"], 110, placeholder=" ...")
+        by = shorten(entry["by"], 40, placeholder=" ...")
+        rows.append((entry["at"][:19], entry["version"], entry["action"] + state, by, moves or "-", why))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    found = [head]
+    for line, entry in zip(lines, entries, strict=True):
+        found.append(line.rstrip())
+        if entry["note"]:
+            found.append(f"    note: {entry['note']}")
+        if record := entry["evidence"].get("record"):
+            found.append(f"    evidence: {record}")
+    return found
 
 
 def _aliases(value: dict[str, Any]) -> str:

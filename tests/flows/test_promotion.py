@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from prefect.testing.utilities import prefect_test_harness
 
 from aesc.errors import AescError
 from aesc.manifest import scan_category
+from flows import promotion
+from tasks.aliases import read_ledger
 from tasks.court_record import attach_record
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 from tests.arrivals import own_environment
 from tests.benches import MODEL, RULES, Bench
 from tests.categories import draw_category
-from tests.commands import Project, at_once
+from tests.commands import PATIENCE, Project, at_once
 from tests.flows.conftest import Imports
 from tests.stations import CATEGORY, Station
 
@@ -113,6 +118,16 @@ def test_history_says_who_when_why_and_on_which_evidence(bench: Bench, bad: str,
     assert entry["reason"].startswith("better: image AUROC")
     assert entry["evidence"]["record"] == promoted["record"]
     assert history["entries"][0]["action"] == "registered"
+
+
+def test_the_history_is_a_table(bench: Bench, promoted: dict[str, Any]) -> None:
+    head, *lines = bench.project.aesc("history", "--category", CATEGORY).stdout.splitlines()
+    begins = [head.index(name) for name in ("when", "version", "what", "by", "aliases", "why")]
+    rows = [line for line in lines if line.startswith("20")]
+    assert len(rows) == len(read_ledger(CATEGORY)) > 2
+    for row in rows:
+        assert all(row[place - 2 : place] == "  " and row[place] != " " for place in begins[1:])
+    assert f"    evidence: {promoted['record']}" in lines
 
 
 def test_an_equal_challenger_is_held_and_a_worse_one_rejected(bench: Bench, bad: str) -> None:
@@ -250,6 +265,22 @@ def test_with_approval_required_a_person_has_the_last_word(bench: Bench, bad: st
     entry = bench.aesc("history")["entries"][-1]
     assert (entry["by"], entry["evidence"]["approval"]) == ("ben", "looked at the page")
     assert bench.aesc("approve", "1", "--reason", "again", code=2)["found"].startswith("does not await approval")
+
+
+def test_of_two_flows_at_once_one_moves_the_aliases(bench: Bench, bad: str) -> None:
+    bench.challenge(bad, "1")
+    before = len(read_ledger(CATEGORY))
+
+    def promote(name: str) -> str:
+        report = promotion.promote(CATEGORY, preset="tiny", params_file=str(bench.params_file), by=name)
+        return str(report["status"])
+
+    # Prefect's settings, of which the server is one, are in the context of the thread.
+    with prefect_test_harness(server_startup_timeout=PATIENCE), ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(copy_context().run, promote, name) for name in ("ann", "ben")]
+        assert sorted(one.result() for one in both) == ["promoted", "unchanged"]
+    assert bench.aliases == {"champion": "1", "previous": bad}
+    assert len(read_ledger(CATEGORY)) == before + 1
 
 
 @pytest.mark.slow
