@@ -12,17 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import betabinom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from aesc.calibration import conformal_threshold
+from aesc.calibration import conformal_threshold, percent
+from aesc.canvas import INK, SKY, drawing
 from aesc.operating_point import OperatingPoint
 
 ALPHAS = (0.01, 0.05, 0.1)
@@ -70,34 +73,29 @@ def random_splits(pool: npt.NDArray[np.float64], *, n: int, alpha: float, splits
     )
 
 
-def draw(found: list[Held], path: Path, *, said: str) -> None:
+def draw(found: list[Held], path: Path, *, caption: str) -> None:
     """Counts of alarms as bars, what theory gives as points, one panel an alpha."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(found), 3.6), layout="constrained")
-    for axes, held in zip(np.atleast_1d(figure.subplots(1, len(found))), found, strict=True):
-        last = 1 + max(int(np.flatnonzero(held.counts).max()), int((held.expected() > 0.001).nonzero()[0].max()))
-        axes.bar(range(last + 1), np.array(held.counts[: last + 1]) / held.splits, color="#8fb4d9", label="splits")
-        axes.plot(range(last + 1), held.expected()[: last + 1], "o", color="#1f3a5f", label="conformal theory")
-        axes.set(
-            title=f"promised {held.attained:.1%}, found {held.rate:.1%}\n(wished {held.alpha:.0%})",
-            xlabel=f"false alarms among {held.m} clean images",
-        )
-    figure.axes[0].set_ylabel("share of splits")
-    figure.axes[0].legend(frameon=False)
-    figure.suptitle(said, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with drawing(path, height=3.2, caption=caption) as figure:
+        for axes, held in zip(np.atleast_1d(figure.subplots(1, len(found))), found, strict=True):
+            last = 1 + max(int(np.flatnonzero(held.counts).max()), int((held.expected() > 0.001).nonzero()[0].max()))
+            alarms = range(last + 1)
+            axes.bar(alarms, np.array(held.counts[: last + 1]) / held.splits, color=SKY, label="splits")
+            axes.plot(alarms, held.expected()[: last + 1], "o", color=INK, markersize=4, label="theory")
+            axes.set_title(f"promised {percent(held.attained)}\nfound {100 * held.rate:.1f} %")
+            axes.set_xlabel(f"alarms among {held.m} (alpha {percent(held.alpha)})")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.axes[0].set_ylabel("share of splits")
+        figure.axes[0].legend()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("promise.png"))
     parser.add_argument("--splits", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     point = OperatingPoint.load(asked.run / "detector")
     scores = pd.read_parquet(asked.run / "evaluation" / "scores.parquet")
     clean = scores[
@@ -110,9 +108,12 @@ def main() -> None:
     for held in found:
         line = {key: value for key, value in asdict(held).items() if key != "counts"}
         print(json.dumps({"name": "promise", "category": point.category, "strategy": point.strategy, **line}))
-    shares = f"{n} for the threshold and {len(pool) - n}"
-    said = f"{point.category}, {point.strategy}: {asked.splits} random splits of {len(pool)} clean images into {shares}"
-    draw(found, asked.out, said=f"{said}; seed {asked.seed}, data version {point.data_version[:12]}")
+    said = (
+        f"{point.category}, {point.strategy} by {point.detection.image_score}: {asked.splits} random splits of "
+        f"{len(pool)} clean images, {n} for the threshold and {len(pool) - n} to be judged; theory: beta-binomial; "
+        f"seed {asked.seed}, data version {point.data_version[:12]}"
+    )
+    draw(found, asked.out, caption=said)
 
 
 if __name__ == "__main__":
