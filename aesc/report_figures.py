@@ -113,7 +113,7 @@ def _draw_panels(folder: Path, test: pd.DataFrame, evaluation: Path, point: Oper
     threshold = point.promise.threshold
     column = f"{point.strategy}_{point.detection.image_score}"
     frame = test[["defect", "label"]].assign(index=test.index, score=test[column])
-    rows = list(_panel_rows(test, choose_examples(frame, threshold=threshold), evaluation, point, column))
+    rows = list(panel_rows(test, choose_examples(frame, threshold=threshold), evaluation, point, column))
     # One scale for all pages: a bright map means the same on each.
     scales: dict[str, Any] = {
         f"{name}_vmax": float(np.percentile(np.stack([getattr(row, name) for row in rows]), 99.9))
@@ -131,9 +131,10 @@ def _draw_panels(folder: Path, test: pd.DataFrame, evaluation: Path, point: Oper
     ]
 
 
-def _panel_rows(
+def panel_rows(
     test: pd.DataFrame, examples: list[tuple[int, str]], evaluation: Path, point: OperatingPoint, column: str
 ) -> Iterator[PanelRow]:
+    """Rows of a panel figure for test images, each an index in `test` and what the title says; `column` has scores."""
     stored = {name: TestMaps.read(evaluation, name) for name in ("input", "reconstruction", "mask", *STRATEGIES)}
     rows = test.to_dict("index")
     for index, role in examples:

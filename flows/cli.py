@@ -9,7 +9,19 @@ from typing import Any
 import typer
 
 from aesc.errors import AescError
-from flows.commands import arrivals, card, data, export, inspection, monitoring, promotion, replay, stack, training
+from flows.commands import (
+    ablation,
+    arrivals,
+    card,
+    data,
+    export,
+    inspection,
+    monitoring,
+    promotion,
+    replay,
+    stack,
+    training,
+)
 
 # Click's own, or that of the copy that newer versions of typer bring.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -29,6 +41,7 @@ app.command("validate")(data.validate)
 app.command("params")(training.params)
 app.command("retrain")(training.retrain)
 app.command("register")(training.register)
+app.command("ablate")(ablation.ablate)
 app.command("inspect")(inspection.inspect)
 app.command("monitor")(monitoring.monitor)
 app.command("card")(card.card)

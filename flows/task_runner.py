@@ -101,30 +101,35 @@ def run_all(
     pieces: Sequence[dict[str, Any]],
     *,
     at_a_time: int,
-    on_done: Callable[[], None],
-) -> None:
+    on_done: Callable[[], object],
+) -> list[Any]:
     """Run `task` once for each of `pieces` (its arguments), a bounded number of them submitted at a time.
 
     A piece whose worker was killed is done again.
 
+    Returns:
+        What the task returned for each piece, in their order.
+
     Raises:
         AescError: what the task raised; or a piece has killed its worker again and again.
     """
-    flying: deque[tuple[dict[str, Any], int, PrefectFuture[Any]]] = deque()
-    waiting = deque((piece, 1) for piece in pieces)
+    flying: deque[tuple[int, int, PrefectFuture[Any]]] = deque()
+    waiting = deque((at, 1) for at in range(len(pieces)))
+    found: list[Any] = [None] * len(pieces)
     try:
         while flying or waiting:
             while waiting and len(flying) < 2 * at_a_time:
-                piece, number = waiting.popleft()
-                flying.append((piece, number, runner.submit(task, parameters=piece)))
-            piece, number, future = flying.popleft()
+                at, number = waiting.popleft()
+                flying.append((at, number, runner.submit(task, parameters=pieces[at])))
+            at, number, future = flying.popleft()
+            piece = pieces[at]
             future.wait()
             if not future.state.is_crashed():
-                future.result()  # raises what the task raised
+                found[at] = future.result()  # or raises what the task raised
                 on_done()
             elif number < TRIES:
                 LOGGER.warning("the worker of %s died, it is done again: %s", piece, future.state.message)
-                waiting.appendleft((piece, number + 1))
+                waiting.appendleft((at, number + 1))
             else:
                 raise AescError(
                     f"{task.name} {piece}",
@@ -135,3 +140,4 @@ def run_all(
         for *_, future in flying:
             future.wait(timeout=0)
         raise
+    return found

@@ -19,9 +19,18 @@ from tasks.settings import Settings
 # Never from a cache, which a flow run that is started again would have if results are kept: the lock must be taken.
 @task(task_run_name="prepare {category}", refresh_cache=True)
 def prepare_run(
-    category: str, *, preset: str, data_root: str, params_file: str, overrides: Sequence[str], resume: str
+    category: str,
+    *,
+    preset: str,
+    data_root: str,
+    params_file: str,
+    overrides: Sequence[str],
+    resume: str,
+    runs: str | None = None,
 ) -> str:
     """Check the parameters, scan the category and open its run folder; the folder's path.
+
+    It is made below `runs`, by default where all runs are.
 
     The folder stays locked until `release_run`, so that two processes never work on one run.
     """
@@ -37,7 +46,7 @@ def prepare_run(
     code_digest = method_digest()
     key = run_key(params=params, category=category, content_digest=digest, code=code_digest)
     label = f"{preset}-s{params.training.seed}-{key[:8]}"
-    run, lock = open_run(settings.runs, category=category, label=label, key=key, resume=resume)
+    run, lock = open_run(Path(runs) if runs else settings.runs, category=category, label=label, key=key, resume=resume)
     _held[str(run.path)] = lock
     write_json(run.params_file, params.model_dump(mode="json"))
     save_manifest(manifest, run.manifest_file)
