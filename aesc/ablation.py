@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from aesc.errors import AescError
-from aesc.params import STRATEGIES, CorruptionKind
+from aesc.params import IMAGE_SCORES, STRATEGIES, CorruptionKind
 
 NETWORKS = {"AE": "none", "AESc": "add", "U-Net": "concat"}
 """Name in the table to `network.skip`."""
@@ -61,7 +61,10 @@ def plan(networks: Sequence[str], corruptions: Sequence[str], seeds: Sequence[in
 
 
 def rows_of(cell: Cell, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a strategy from a run's metrics.json: the three metrics over all defects with intervals, and n."""
+    """One row a strategy from a run's metrics.json: the three metrics over all defects with intervals, and n.
+
+    `image_auroc` is by the image score of the parameters, `image_auroc_l2`, ... by each of them, without intervals.
+    """
     rows = []
     for strategy in STRATEGIES:
         overall = metrics["strategies"][strategy][0]
@@ -74,6 +77,8 @@ def rows_of(cell: Cell, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "seed": cell.seed,
                 "chosen": metrics["strategy"] == strategy,
                 **values,
+                **{f"image_auroc_{score}": metrics["image_auroc_by_score"][strategy][score] for score in IMAGE_SCORES},
+                "image_score": metrics["image_score"],
                 "n_good": overall["n_good"],
                 "n_defective": overall["n_defective"],
                 "data_version": metrics["data_version"],

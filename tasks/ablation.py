@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 
 from aesc.ablation import Cell, rows_of, summarise, to_markdown
+from aesc.errors import AescError
 from aesc.files import read_json, write_atomically, write_json
 from tasks.calibration import calibrate_threshold
 from tasks.evaluation import evaluate_detector
@@ -18,10 +19,13 @@ from tasks.preparation import prepare_run, release_run
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 from tasks.training import train_run
+from tasks.validation import validate_data
 from tasks.versioning import pin_version
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from aesc.panels import Floats
 
 CELL = "cell.json"
 CLEAN_EXAMPLES, DEFECTIVE_EXAMPLES = 1, 3
@@ -44,7 +48,14 @@ def run_cell(
     corruption: str,
     seed: int,
 ) -> str:
-    """Train, evaluate and measure one cell, or take up what is there of it; its run folder. Nothing is registered."""
+    """Train, evaluate and measure one cell, or take up what is there of it; its run folder.
+
+    Nothing of it goes into MLflow: no cell is to be served, and what it came to is in its folder with key, parameters
+    and data version.
+
+    Raises:
+        AescError: there are no defective test images. Held-out corruptions would stand in, and they differ by cell.
+    """
     cell = Cell(network, corruption, seed)
     settings = Settings()
     run_folder = prepare_run.fn(
@@ -60,6 +71,8 @@ def run_cell(
         run = RunFolder(run_folder)
         write_json(run.path / CELL, asdict(cell))
         if not run.metrics.is_file():
+            _require_defects(run, category)
+            validate_data.fn(category, data_root, run_folder)
             pin_version.fn(category, data_root, run_folder)
             train_run(run, data_root=Path(data_root))
             evaluate_detector.fn(category, data_root, run_folder)
@@ -67,6 +80,18 @@ def run_cell(
     finally:
         release_run(run_folder)
     return run_folder
+
+
+def _require_defects(run: RunFolder, category: str) -> None:
+    manifest = run.manifest()
+    if not (manifest["label"] == 1).any():
+        raise AescError(
+            f"category {category}",
+            "no defective test images: each cell would be measured on other corruptions",
+            allowed="a category with defective images in test/<defect type>",
+            todo="add some, or compare on another category",
+            usage=True,
+        )
 
 
 def finished_cells(folders: Sequence[str]) -> list[tuple[Cell, RunFolder]]:
@@ -84,10 +109,11 @@ def write_report(cells: Sequence[tuple[Cell, RunFolder]], out: Path, *, category
     write_atomically(out / "rows.csv", lambda path: rows.to_csv(path, index=False))
     write_atomically(out / "table.csv", lambda path: table.to_csv(path, index=False))
     first = rows.iloc[0]
+    seeds = ", ".join(map(str, rows["seed"].unique()))
     said = (
-        f"{category}, preset {preset}, {first['n_good']} clean and {first['n_defective']} defective test images, seeds "
-        f"{', '.join(map(str, rows['seed'].unique()))}, data version {first['data_version'][:12]}, "
-        f"metric version {first['metric_version']}"
+        f"{category}, preset {preset}, images by {first['image_score']}, seed {seeds}, "
+        f"{first['n_good']} clean and {first['n_defective']} defective test images, "
+        f"data version {first['data_version'][:12]}, metric version {first['metric_version']}"
     )
     text = f"# Networks and corruptions\n\n{said}. In brackets: over images and seeds.\n\n{to_markdown(table)}"
     write_atomically(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
@@ -133,7 +159,16 @@ def _draw(cells: Sequence[tuple[Cell, RunFolder]], out: Path, *, caption: str) -
         column = f"{point.strategy}_{point.detection.image_score}"
         role = f"{cell.network}, {cell.corruption}"
         panels += list(panel_rows(test, [(last, role)], run.evaluation, point, column))
-    panel_figure(panels, out / "panels.png", caption=caption)
+    panels = [replace(row, residual=_levelled(row.residual), uncertainty=_levelled(row.uncertainty)) for row in panels]
+    panel_figure(panels, out / "panels.png", caption=f"{caption}; each map in units of its own 99.9th percentile")
+
+
+def _levelled(values: Floats) -> Floats:
+    """A map in units of its own brightest pixels: those of several networks differ by orders of magnitude."""
+    import numpy as np
+
+    highest = float(np.percentile(values, 99.9))
+    return values / highest if highest > 0.0 else values
 
 
 def _examples(test: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,8 @@ def metrics(image_auroc: float, *, pixel_auroc: float | None = 0.7) -> dict[str,
         overall |= {name: value, f"{name}_low": value and value - 0.1, f"{name}_high": value and value + 0.1}
     return {
         "strategy": "residual",
+        "image_score": "l2",
+        "image_auroc_by_score": {strategy: {"l2": image_auroc, "max": 0.5, "top": 0.4} for strategy in STRATEGIES},
         "strategies": {strategy: [overall] for strategy in STRATEGIES},
         "data_version": "abc",
         "metric_version": "1",
@@ -59,6 +61,7 @@ def test_wrong_cells_are_refused(networks: list[str], corruptions: list[str], se
 def test_the_table_has_the_mean_over_seeds_and_an_interval_over_images_and_seeds() -> None:
     rows = [row for seed, value in ((1, 0.8), (2, 0.9)) for row in rows_of(Cell("AESc", "stain", seed), metrics(value))]
     rows += rows_of(Cell("AE", "none", 1), metrics(0.6, pixel_auroc=None))
+    assert (rows[0]["image_auroc_l2"], rows[0]["image_auroc_top"], rows[0]["image_score"]) == (0.8, 0.4, "l2")
     table = summarise(pd.DataFrame(rows))
     assert len(table) == 2 * len(STRATEGIES)
     best = table.iloc[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from tests.categories import draw_category
 from tests.commands import Project
 from tests.flows.conftest import Imports
 
@@ -45,6 +47,32 @@ def test_a_comparison_goes_on_with_the_cells_that_are_missing(
     assert rows["chosen"].sum() == 2
     assert rows["image_auroc"].between(0.0, 1.0).all()
     assert len(client.search_model_versions()) == models
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_to_the_same_table(project: Project, imported: Imports, tmp_path: Path) -> None:
+    command = ("ablate", "--category", "widget", "--preset", "tiny", "--json")
+    cells = (*CELLS, "--corruption", "none", "--set", "training.epochs=1")
+    calm = replace(project, state=tmp_path / "calm")
+    whole = calm.aesc(*command, *cells, "--out", tmp_path / "whole").report
+    killed = replace(project, state=tmp_path / "killed")
+    out = tmp_path / "resumed"
+    killed.killed("tasks.training:train_run", 2, *command, *cells, "--out", out)
+    assert not out.exists()
+    trained = weights(killed)
+    assert len(trained) == 2
+    resumed = killed.aesc(*command, *cells, "--out", out).report
+    assert weights(killed).items() > trained.items()
+    assert len(weights(killed)) == len(weights(calm)) == 4
+    assert resumed["table"] == whole["table"]
+    for name in ("table.csv", "rows.csv", "reconstructions.png", "panels.png"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_defects_to_measure_are_needed(project: Project, imported: Imports, tmp_path: Path) -> None:
+    draw_category(tmp_path, "sound", train=24, defects={})
+    done = project.aesc("ablate", "--category", "sound", "--data", tmp_path, "--preset", "tiny", "--json", code=2)
+    assert "no defective test images" in done.error["found"]
 
 
 def test_a_wrong_cell_is_said_before_anything_starts(project: Project, imported: Imports) -> None:
