@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from filelock import FileLock
 from prefect import get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 
 def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
@@ -20,10 +21,15 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
 
     A terminal sends Ctrl-C to the whole process group. A server that stops with the flow cannot be told that the flow
     was interrupted, and the flow would try to tell it for a minute and then fail for want of a connection.
+
+    Commands that are typed at once start their servers one after the other: two that bring the same new database up to
+    date at the same time fail.
     """
     threading.Thread(target=_import_all, args=(meanwhile,), daemon=True).start()
     if not PREFECT_API_URL.value():
-        with _without_interrupts(), get_client(sync_client=True):
+        home = PREFECT_HOME.value()
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "server-start.lock"), _without_interrupts(), get_client(sync_client=True):
             pass
 
 

@@ -18,8 +18,8 @@ FIGURE = "detectability.png"
 
 
 @task(task_run_name="measure the detectability of {category}")
-def measure_detectability(category: str, data_root: str, run_folder: str) -> str | None:
-    """Paint stains on calibration images that pass, and see which are found; the file, None with too few images.
+def measure_detectability(category: str, data_root: str, run_folder: str) -> str:
+    """Paint stains on calibration images that pass, and see which are found; the file, "" with too few images.
 
     The network has not learnt from these images. What is measured later, on recent images, is compared with this.
     """
@@ -43,7 +43,7 @@ def measure_detectability(category: str, data_root: str, run_folder: str) -> str
             LEAST_IMAGES,
         )
         run.detectability.unlink(missing_ok=True)
-        return None
+        return ""
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
     used = sorted(passing)[: params.monitoring.images]
     at = dict(zip(manifest["sha256"], rows, strict=True))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 STAGES = ("prepare", "validate", "pin", "train", "evaluate", "calibrate", "register")
 TASKS = {
     *("prepare", "validate", "check the stores of", "pin the data version of", "train", "evaluate", "calibrate"),
-    *("draw", "register", "summarise", "announce"),
+    *("draw", "measure the detectability of", "register", "summarise", "announce"),
 }
 
 
