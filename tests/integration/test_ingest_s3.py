@@ -209,8 +209,10 @@ def test_a_server_that_stops_while_it_lists_and_while_it_sends_costs_only_a_repe
         batch = list_arrivals.fn("widget", place, "quick", 0.0)
         assert batch is not None
         stop_after(200, stack.close, monkeypatch)
-        with pytest.raises(AescError, match="does not answer"):
+        # A server that is being stopped may still answer the last requests, with its own internal error.
+        with pytest.raises(AescError, match="does not answer|cannot answer now") as caught:
             stage_arrivals.fn("widget", batch)
+        assert caught.value.transient
         copied = {path.name: path.stat().st_mtime_ns for path in Batch(batch).files.iterdir()}
         assert 150 <= len(copied) < 1100
         assert not any(name.endswith(".part") for name in copied)
