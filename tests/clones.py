@@ -41,3 +41,17 @@ def make_clone(folder: Path) -> Path:
     track_data(settings)
     commit_pointer(settings)
     return folder
+
+
+def make_clone_with_defects(folder: Path, preset: dict[str, object]) -> Path:
+    """As `make_clone`, `preset` in place of `tiny`; the test set has 8 clean images and 8 with a spot."""
+    root = make_clone(folder)
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["presets"][PRESET] = preset
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    git(root, "commit", "--quiet", "--all", "--message=rules")
+    settings = Settings(root=root, home=None, dvc_remote=None)
+    draw_category(settings.data, CATEGORY, train=40, test_good=8, defects={"spot": 8})
+    track_data(settings)
+    commit_pointer(settings)
+    return root

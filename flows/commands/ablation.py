@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command
+from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command, quiet_settings
 
 
 @command
@@ -40,17 +39,14 @@ def ablate(
     from aesc.ablation import CORRUPTIONS, NETWORKS, plan
     from aesc.manifest import require_category
     from aesc.params_file import load_params
-    from tasks.settings import Settings, prepare_environment
 
     networks, corruptions, seeds = network or list(NETWORKS), corruption or list(CORRUPTIONS), seed or [1]
-    settings = Settings()
+    settings = quiet_settings()
     path = params_file or settings.root / "params.yaml"
     # What a person can get wrong is said before the first training, not before the last.
     for cell in plan(networks, corruptions, seeds):
         load_params(path, preset=preset, category=category, overrides=[*(overrides or []), *cell.overrides])
     require_category(data or settings.data, category)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # this command says by itself what went wrong
-    prepare_environment(settings)
 
     from flows.ablate import ablate as flow
     from flows.embedded_server import start_embedded_server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from flows.commands.shell import (
     Reason,
     Report,
     command,
+    quiet_settings,
     user,
 )
 
@@ -55,12 +55,9 @@ def ingest(
     `aesc ingest --source ./inbox --json` takes each folder below ./inbox for a category
     """
     from aesc.params_file import load_params
-    from tasks.settings import Settings, prepare_environment
 
-    settings = Settings()
+    settings = quiet_settings()
     load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # this command says by itself what went wrong
-    prepare_environment(settings)
 
     from tasks.arrivals import arrival_place
 
@@ -217,11 +214,7 @@ def accept(
 
     Example: `aesc quarantine accept 1f3c 77ab --reason "dust on the lens, cleaned since"`
     """
-    from tasks.settings import Settings, prepare_environment
-
-    settings = Settings()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    prepare_environment(settings)
+    settings = quiet_settings()
 
     from tasks.quarantine import find_entry, require_acceptable, require_undecided
 

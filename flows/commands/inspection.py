@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands.shell import Json, Report, command
+from flows.commands.shell import Json, Report, command, quiet_settings
 
 
 @command
@@ -43,13 +42,10 @@ def inspect(
     """
     from aesc.errors import AescError
     from aesc.params import STRATEGIES
-    from tasks.settings import Settings, prepare_environment
 
     if strategy is not None and strategy not in STRATEGIES:
         raise AescError(f"--strategy {strategy}", "unknown", allowed=", ".join(STRATEGIES), usage=True)
-    settings = Settings()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command says by itself what went wrong
-    prepare_environment(settings)
+    settings = quiet_settings()
 
     value = _inspect(source, category, model, out, strategy, all_scores=all_scores, settings=settings)
     return Report(value, _table(value), ok=value["counts"]["error"] == 0)

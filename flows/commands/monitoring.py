@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from aesc.presets import DEFAULT_PRESET
-from flows.commands.shell import AnyCategory, Json, ParamsFile, Preset, Report, command
+from flows.commands.shell import AnyCategory, Json, ParamsFile, Preset, Report, command, quiet_settings
 
 
 @command
@@ -40,13 +39,10 @@ def monitor(
     """
     from aesc.errors import AescError
     from aesc.params_file import load_params
-    from tasks.settings import Settings, prepare_environment
 
     if category is None and source is not None:
         raise AescError("--category", "not given", allowed="the category of the images at --source", usage=True)
-    settings = Settings()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command says by itself what went wrong
-    prepare_environment(settings)
+    settings = quiet_settings()
     load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
 
     from flows.embedded_server import start_embedded_server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from textwrap import shorten
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from flows.commands.shell import (
     Reason,
     Report,
     command,
+    quiet_settings,
     user,
 )
 
@@ -44,7 +44,7 @@ def promote(
     from aesc.manifest import require_category
     from aesc.params_file import load_params
 
-    settings = _settings()
+    settings = quiet_settings()
     load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
     require_category(data or settings.data, category)
     value = _run_promote(
@@ -64,7 +64,7 @@ def approve(version: Version, category: Category, reason: Reason, by: By = None,
 
     Example: `aesc approve 7 --category bottle --reason "looked at the page, fine"`
     """
-    _settings()
+    quiet_settings()
     _require_reason(reason)
     value = _run_promote(category, version=version, approve=reason, by=by or user())
     return Report(value, _decision(value))
@@ -82,7 +82,7 @@ def rollback(
 
     Example: `aesc rollback --category bottle --reason "misses scratches since Monday"`
     """
-    _settings()
+    quiet_settings()
     _require_reason(reason)
 
     from flows.embedded_server import start_embedded_server
@@ -100,7 +100,7 @@ def history(category: Category, as_json: Json = False) -> Report:
 
     Example: `aesc history --category bottle`
     """
-    _settings()
+    quiet_settings()
 
     from dataclasses import asdict
 
@@ -130,7 +130,7 @@ def compare(
     from aesc.manifest import require_category
     from aesc.params_file import load_params
 
-    settings = _settings()
+    settings = quiet_settings()
     params = load_params(params_file or settings.root / "params.yaml", preset=preset, category=category)
     root = (data or settings.data).resolve()
     require_category(root, category)
@@ -142,15 +142,6 @@ def compare(
     value = read_json(folder / RECORD) | {"page": str(folder / "index.html"), "record": None}
     text = f"{category}, version {value['challenger']['version']} against {value['champion']['version']}: "
     return Report(value, "\n".join([f"{text}the court would say {value['verdict']}", *_why(value), *_table(value)]))
-
-
-def _settings() -> Any:
-    from tasks.settings import Settings, prepare_environment
-
-    settings = Settings()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the commands say by themselves what went wrong
-    prepare_environment(settings)
-    return settings
 
 
 def _run_promote(category: str, **how: Any) -> dict[str, Any]:

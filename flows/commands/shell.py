@@ -12,11 +12,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from aesc.errors import AescError
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
 
 FAILED, WRONG_USE = 1, 2
 RUN_AGAIN = "run the same command again: what was finished is kept, and it goes on from there"
@@ -50,6 +53,16 @@ class Report:
         self.value = value
         self.text = text
         self.ok = ok
+
+
+def quiet_settings() -> Settings:
+    """The project's settings, for a command that runs a flow: it says itself what happens, so Prefect is quiet."""
+    from tasks.settings import Settings, prepare_environment
+
+    settings = Settings()
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    prepare_environment(settings)
+    return settings
 
 
 def user() -> str:

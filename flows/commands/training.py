@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aesc.presets import DEFAULT_PRESET
-from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command
+from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command, quiet_settings
 
 # What a retraining imports, the first needed first.
 HEAVY = (
@@ -66,16 +65,13 @@ def retrain(
     """
     from aesc.manifest import require_category
     from aesc.params_file import load_params
-    from tasks.settings import Settings, prepare_environment
 
-    settings = Settings()
+    settings = quiet_settings()
     # What a person can get wrong is checked before the heavy libraries are loaded.
     load_params(
         params_file or settings.root / "params.yaml", preset=preset, category=category, overrides=overrides or []
     )
     require_category(data or settings.data, category)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # this command says by itself what went wrong
-    prepare_environment(settings)
 
     from flows.embedded_server import start_embedded_server
     from flows.retrain import retrain as flow

@@ -210,7 +210,7 @@ def test_a_server_that_stops_while_it_lists_and_while_it_sends_costs_only_a_repe
         assert batch is not None
         stop_after(200, stack.close, monkeypatch)
         # A server that is being stopped may still answer the last requests, with its own internal error.
-        with pytest.raises(AescError, match="does not answer|cannot answer now") as caught:
+        with pytest.raises(AescError, match=r"does not answer|cannot answer now") as caught:
             stage_arrivals.fn("widget", batch)
         assert caught.value.transient
         copied = {path.name: path.stat().st_mtime_ns for path in Batch(batch).files.iterdir()}

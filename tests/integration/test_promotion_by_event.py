@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tasks.settings import Settings
-from tasks.versioning import track_data
 from tests import servers
-from tests.categories import draw_category
-from tests.clones import CATEGORY, PRESET, make_clone
+from tests.clones import CATEGORY, PRESET, make_clone_with_defects
 from tests.commands import Project
 from tests.flows.conftest import TINY
 from tests.prefects import asked_for, prefect, prefect_client, wait_for
-from tests.repositories import commit_pointer, git
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 RULES = {"approval": "required", "bootstrap": 200, "false_alarm_margin": 1.0, "most_false_alarm_rate": None}
@@ -58,15 +53,7 @@ class Line:
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("promotion")
-    root = make_clone(folder / "project")
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["presets"][PRESET] = {**TINY, "promotion": RULES}
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    git(root, "commit", "--quiet", "--all", "--message=rules")
-    settings = Settings(root=root, home=None, dvc_remote=None)
-    draw_category(settings.data, CATEGORY, train=40, test_good=8, defects={"spot": 8})
-    track_data(settings)
-    commit_pointer(settings)
+    root = make_clone_with_defects(folder / "project", {**TINY, "promotion": RULES})
     with servers.prefect_server(folder) as server:
         prefect(server.env, root, "deploy", "--all")
         env = server.env | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}

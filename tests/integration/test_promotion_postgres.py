@@ -14,19 +14,16 @@ from uuid import uuid4
 
 import psycopg2
 import pytest
-import yaml
 
 from tasks.postgres import MLFLOW, postgres_databases
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings
-from tasks.versioning import track_data
 from tests import servers
 from tests.benches import MODEL, RULES, Bench
-from tests.categories import draw_category
-from tests.clones import CATEGORY, PRESET, make_clone
+from tests.clones import CATEGORY, PRESET, make_clone_with_defects
 from tests.commands import Project, at_once
 from tests.flows.conftest import TINY
-from tests.repositories import commit_pointer, git
+from tests.repositories import git
 from tests.servers import Server, s3_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -73,15 +70,7 @@ class Site:
 def site(s3_server: Server, prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     artifacts = f"s3://mlflow/{uuid4().hex}"
-    root = make_clone(folder / "project")
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["presets"][PRESET] = {**TINY, "promotion": RULES}
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    git(root, "commit", "--quiet", "--all", "--message=rules")
-    settings = Settings(root=root, home=None, dvc_remote=None)
-    draw_category(settings.data, CATEGORY, train=40, test_good=8, defects={"spot": 8})
-    track_data(settings)
-    commit_pointer(settings)
+    root = make_clone_with_defects(folder / "project", {**TINY, "promotion": RULES})
     with (
         servers.postgres_server(folder) as postgres,
         servers.mlflow_server(
