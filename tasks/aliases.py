@@ -230,22 +230,28 @@ def place_registered(version: Registered, category: str, *, by: str) -> None:
     number = uuid.uuid5(_REGISTRATIONS, version.run_id).hex
     entry = next((one for one in read_ledger(category) if one.id == number), None)
     if entry is None:
-        now = aliases_of(category)
-        first = CHAMPION not in now
-        wanted = {CHAMPION: version.version, CHALLENGER: version.version} if first else {CHALLENGER: version.version}
-        entry = new_entry(
-            action=REGISTERED,
-            version=version.version,
-            by=by,
-            reason="a new version is the challenger" + ("; there was no champion, so it is that too" if first else ""),
-            moves={alias: (now.get(alias), wanted[alias]) for alias in wanted if now.get(alias) != wanted[alias]},
-            evidence={"mlflow_run_id": version.run_id},
-            number=number,
-        )
+        entry = _registration(version, category, by=by, number=number)
     if entry.state == BEGUN:
-        carry_out(category, entry)
+        closed = carry_out(category, entry)
+        if closed.state == OVERTAKEN:  # another first version became champion meanwhile: this one challenges it
+            carry_out(category, _registration(version, category, by=by, number=number))
     else:
         write_entry(category, entry)
+
+
+def _registration(version: Registered, category: str, *, by: str, number: str) -> Entry:
+    now = aliases_of(category)
+    first = CHAMPION not in now
+    wanted = {CHAMPION: version.version, CHALLENGER: version.version} if first else {CHALLENGER: version.version}
+    return new_entry(
+        action=REGISTERED,
+        version=version.version,
+        by=by,
+        reason="a new version is the challenger" + ("; there was no champion, so it is that too" if first else ""),
+        moves={alias: (now.get(alias), wanted[alias]) for alias in wanted if now.get(alias) != wanted[alias]},
+        evidence={"mlflow_run_id": version.run_id},
+        number=number,
+    )
 
 
 def _set(category: str, alias: str, version: str | None) -> None:

@@ -106,6 +106,24 @@ def test_a_repeated_registration_takes_nothing_from_a_newer_version(registry: Ml
     assert aliases_of(category) == {"champion": "1", "challenger": "2"}
 
 
+def test_of_two_first_versions_at_once_one_is_champion_and_the_other_challenges_it(
+    registry: MlflowClient, category: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_registered(registered("1"), category, by="flow run x")
+    seen: list[dict[str, str]] = [{}]  # what the other one read just before that
+
+    def read(name: str) -> dict[str, str]:
+        return seen.pop() if seen else aliases_of(name)
+
+    monkeypatch.setattr(aliases, "aliases_of", read)
+    place_registered(registered("2"), category, by="flow run y")
+    assert aliases_of(category) == {"champion": "1", "challenger": "2"}
+    first, second = read_ledger(category)
+    assert (first.state, second.state) == (DONE, DONE)
+    assert second.moves == {"challenger": ("1", "2")}
+    assert repair(category) == []
+
+
 def test_a_promotion_moves_three_aliases(registry: MlflowClient, category: str) -> None:
     give(registry, category, champion="1", challenger="2")
     closed = carry_out(category, promotion_of(category, "2"))
