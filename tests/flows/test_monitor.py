@@ -16,6 +16,7 @@ from PIL import Image
 
 from aesc.files import read_json
 from tests.commands import Project
+from tests.degradation import champion_that_found_every_stain
 from tests.repositories import git
 from tests.stations import CATEGORY, Station, draw_arrivals, settle
 
@@ -139,22 +140,7 @@ def test_accepted_arrivals_are_looked_at_and_what_was_trained_on_is_not(station:
 
 
 def test_a_loss_of_detectability_is_an_event(station: Station, tmp_path: Path) -> None:
-    """The version's own measurement is replaced by one that found every stain: any detector sees less than that."""
-    client = MlflowClient(station.project.tracking_uri, station.project.tracking_uri)
-    version = client.get_model_version_by_alias(MODEL, "champion")
-    kept = Path(client.download_artifacts(version.run_id, "detectability.json", str(tmp_path)))
-    found = read_json(kept)
-    found["found"] = [[[True] * found["n"]] * len(found["sizes"])] * len(found["contrasts"])
-    found["rates"] = [[1.0] * len(found["sizes"])] * len(found["contrasts"])
-    found["curve"] = [point | {"size": 1.0, "low": 1.0, "high": 1.0, "at_most": True} for point in found["curve"]]
-    from aesc.files import write_json
-
-    run = client.create_run(client.get_experiment_by_name(f"aesc-{CATEGORY}").experiment_id)
-    folder = Path(client.download_artifacts(version.run_id, "", str(tmp_path / "run")))
-    write_json(folder / "detectability.json", found)
-    client.log_artifacts(run.info.run_id, str(folder))
-    made = client.create_model_version(MODEL, f"{run.info.artifact_uri}/detector", run.info.run_id)
-    client.set_registered_model_alias(MODEL, "champion", made.version)
+    champion_that_found_every_stain(station.project.tracking_uri, CATEGORY, tmp_path)
     shift = tmp_path / "shift"
     draw_arrivals(shift, clean=30, seed=99)
     report = look(station, "--source", shift)
