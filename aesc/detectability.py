@@ -291,6 +291,13 @@ def compare(before: Detectability, now: Detectability, *, tolerance: float, leve
 def describe(found: Detectability) -> str:
     """The figure in words."""
     point = found.figure
+    if point.size is None:
+        interval = "" if point.low is None else f"{100 * found.confidence:g} % interval from {point.low:.2f} px on, "
+        return (
+            f"stains of {point.contrast:g} grey levels contrast are not found with {100 * found.find_rate:g} % "
+            f"probability up to a semi-axis of {found.sizes[-1]:g} px, the largest measured "
+            f"({interval}{found.n} images of {found.image_size} pixels)"
+        )
     interval = f"{_pixels(point.low, found)} to {_pixels(point.high, found)}"
     return (
         f"a stain of {point.contrast:g} grey levels contrast is found with {100 * found.find_rate:g} % probability "
