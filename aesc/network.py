@@ -8,6 +8,7 @@ for a whole batch, and the depth follows from the image size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -170,19 +171,31 @@ class AESc(nn.Module):
 
         `shared_dropout` draws one dropout mask a layer for the whole batch.
         """
+        levels = self.encode(images, generator=generator, shared_dropout=shared_dropout)
+        return self.decode(levels, generator=generator, shared_dropout=shared_dropout)
+
+    def encode(
+        self, images: Tensor, *, generator: torch.Generator | None = None, shared_dropout: bool = False
+    ) -> list[Tensor]:
+        """What each encoder level makes of `images`: batch x maps x side x side, the bottleneck last."""
         x = images
         levels: list[Tensor] = []
         for down, rate in zip(self.encoder, self.rates, strict=True):
             x = dropout(down(x), rate, generator, shared=shared_dropout)
             levels.append(x)
-        levels.pop()  # the bottleneck is not its own skip
-        for up in self.decoder:
-            skipped = levels.pop()
-            x = dropout(up(x), self.rates[len(levels)], generator, shared=shared_dropout)
+        return levels
+
+    def decode(
+        self, levels: Sequence[Tensor], *, generator: torch.Generator | None = None, shared_dropout: bool = False
+    ) -> Tensor:
+        """The reconstruction from what `encode` returned; the bottleneck is not its own skip."""
+        x = levels[-1]
+        for number, up in zip(reversed(range(len(levels) - 1)), self.decoder, strict=True):
+            x = dropout(up(x), self.rates[number], generator, shared=shared_dropout)
             if self.skip == "add":
-                x = x + skipped
+                x = x + levels[number]
             elif self.skip == "concat":
-                x = torch.cat([x, skipped], dim=1)
+                x = torch.cat([x, levels[number]], dim=1)
         reconstruction: Tensor = self.head(x)
         return reconstruction
 

@@ -52,8 +52,7 @@ class ResidualPath(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and residual map (batch x side x side) of batch x channels x side x side in [0, 1]."""
-        reconstruction = self.network(images)
-        found = residual_parts(self.network, images, reconstruction, self._names)
+        reconstruction, found = residual_parts(self.network, images, self._names)
         total = torch.zeros_like(found[self._names[0]])
         for name, values in found.items():
             total = total + values / self._units[name]
@@ -61,22 +60,25 @@ class ResidualPath(nn.Module):
         return reconstruction, residual if self._divisor is None else residual / self._divisor
 
 
-def residual_parts(
-    network: AESc, images: Tensor, reconstruction: Tensor, names: tuple[Part, ...]
-) -> dict[Part, Tensor]:
-    """Each part's map, batch x side x side: the summed absolute difference of pixels, and the root mean square
-    difference over an encoder level's maps, interpolated to the image's size."""
+def residual_parts(network: AESc, images: Tensor, names: tuple[Part, ...]) -> tuple[Tensor, dict[Part, Tensor]]:
+    """The reconstruction of `images`, and each part's map, batch x side x side.
+
+    Pixels: the absolute difference, summed over channels. Features: the root mean square difference over an encoder
+    level's maps, interpolated to the image's size.
+    """
+    seen = network.encode(images)
+    reconstruction = network.decode(seen)
     found: dict[Part, Tensor] = {}
     if "pixels" in names:
         found["pixels"] = (images - reconstruction).abs().sum(dim=1)
     levels = {_LEVELS[name]: name for name in names if name in _LEVELS}
-    here, there = images, reconstruction
-    for level, down in enumerate(network.encoder):
+    there = reconstruction
+    for level, (here, down) in enumerate(zip(seen, network.encoder, strict=True)):
         if not levels or level > max(levels):
             break
-        here, there = down(here), down(there)
+        there = down(there)
         if level in levels:
             difference = (here - there).square().mean(dim=1, keepdim=True).sqrt()
             size = images.shape[-2:]
             found[levels[level]] = F.interpolate(difference, size=size, mode="bilinear", align_corners=False)[:, 0]
-    return found
+    return reconstruction, found

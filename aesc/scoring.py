@@ -129,7 +129,7 @@ def _typical_parts(network: AESc, batches: Iterator[Tensor], names: tuple[Part, 
         return {}  # nothing is added
     sums, count = dict.fromkeys(names, 0.0), 0
     for batch in batches:
-        for name, values in residual_parts(network, batch, network(batch), names).items():
+        for name, values in residual_parts(network, batch, names)[1].items():
             sums[name] += values.double().mean(dim=(1, 2)).sum().item()
         count += len(batch)
     return {name: total / count or 1.0 for name, total in sums.items()}
