@@ -149,7 +149,7 @@ class StochasticPasses:
             for number in range(passes):
                 for (shape, rate), mask in zip(layers, masks, strict=True):
                     if mask is not None:
-                        mask[number] = dropout_mask(shape, rate, stream)
+                        mask[number] = dropout_mask((1, *shape), rate, stream)[0]
             self._masks = {(passes, seed): [None if mask is None else mask.to(device) for mask in masks]}
         return self._masks[passes, seed]
 

@@ -93,10 +93,12 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared
     return x * scale.to(x.device, x.dtype, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
-def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
-    """What inverted dropout multiplies by: 0, or 1 / (1 - rate); float32 on the generator's device."""
-    keep = torch.empty(shape, device=generator.device, dtype=torch.float32).bernoulli_(1.0 - rate, generator=generator)
-    return keep / (1.0 - rate)
+def dropout_mask(shape: tuple[int, int, int, int] | torch.Size, rate: float, generator: torch.Generator) -> Tensor:
+    """What inverted dropout multiplies by: 0, or 1 / (1 - rate); float32 on the generator's device, in channels_last
+    memory. On a CPU uniform numbers take half the time of PyTorch's Bernoulli ones."""
+    batch, maps, height, width = shape
+    drawn = torch.rand(batch, height, width, maps, generator=generator, device=generator.device)
+    return ((drawn >= rate) / (1.0 - rate)).permute(0, 3, 1, 2)
 
 
 class Down(nn.Module):
