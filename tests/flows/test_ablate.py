@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from tests.categories import draw_category
 from tests.commands import Project
 from tests.flows.conftest import Imports
+from tests.rays import ray_cluster
 
 CELLS = ("--network", "AE", "--network", "AESc", "--corruption", "stain")
 
@@ -67,6 +69,22 @@ def test_a_killed_comparison_goes_on_to_the_same_table(project: Project, importe
     assert resumed["table"] == whole["table"]
     for name in ("table.csv", "rows.csv", "reconstructions.png", "panels.png"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("prefect_ray") is None, reason="no Ray: the extra `cluster`")
+def test_cells_on_a_ray_cluster_come_to_the_same_table(project: Project, imported: Imports, tmp_path: Path) -> None:
+    command = ("ablate", "--category", "widget", "--preset", "tiny", *CELLS, "--json")
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    threads = replace(project, state=tmp_path / "threads")
+    expected = threads.aesc(*command, "--out", tmp_path / "by_threads", **one_thread).report
+    ray = replace(project, state=tmp_path / "ray")
+    with ray_cluster() as cluster:
+        env = {"AESC_TASK_RUNNER": "ray", "AESC_RAY_ADDRESS": cluster.address, **one_thread}
+        found = ray.aesc(*command, "--out", tmp_path / "by_ray", **env).report
+    assert found["table"] == expected["table"]
+    assert len(weights(ray)) == len(weights(threads)) == 2
+    assert (tmp_path / "by_ray" / "rows.csv").read_bytes() == (tmp_path / "by_threads" / "rows.csv").read_bytes()
 
 
 def test_defects_to_measure_are_needed(project: Project, imported: Imports, tmp_path: Path) -> None:
