@@ -15,7 +15,7 @@ from aesc.params import STRATEGIES, Detection, Params, Strategy
 from aesc.scoring import Scales
 
 FILE = "operating_point.json"
-FORMAT = 3
+FORMAT = 4
 
 
 class OperatingPoint(BaseModel):

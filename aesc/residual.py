@@ -1,13 +1,15 @@
 """The deterministic part of detection: from an image to its reconstruction and its residual map.
 
 The residual of the paper is |input - reconstruction| summed over channels. Where a product's own texture is hard to
-give back, that is mostly texture; so the two can also be compared as the network's own encoder sees them, in the maps
-of its second and third level, which is where a pixel's surroundings count and its noise does not.
+give back, that is mostly texture; where a defect is faint but large, its pixels hardly differ. So the two can also be
+compared as the network's own encoder sees them, in the maps of its third level, where a pixel's surroundings count and
+its noise does not. A defect has to show in one of the two, not in both: they are joined by a power mean that is close
+to the larger one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,13 +20,14 @@ from aesc.detection import smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
 
-Part = Literal["pixels", "features_2", "features_3"]
+Part = Literal["pixels", "features"]
 PARTS: dict[ResidualKind, tuple[Part, ...]] = {
     "pixels": ("pixels",),
-    "features": ("features_2", "features_3"),
-    "both": ("pixels", "features_2", "features_3"),
+    "features": ("features",),
+    "both": ("pixels", "features"),
 }
-_LEVELS: dict[Part, int] = {"features_2": 1, "features_3": 2}
+FEATURE_LEVEL = 2  # of the encoder, from 0: maps of an eighth of the image's side
+_FLOOR = 0.3  # of the typical length of a feature vector: below it a direction says little
 
 
 class ResidualPath(nn.Module):
@@ -33,52 +36,75 @@ class ResidualPath(nn.Module):
     Args:
         network: trained, in evaluation mode.
         detection: residual and smoothing are used.
-        parts: what each part of the residual typically is on clean images: they are added in these units. Not used for
-            a residual of one part.
-        divisor: side x side, what the residual map is divided by; None for 1.
+        units: what each part of the residual is divided by: a number, or side x side.
+        feature_length: of a feature vector on clean images; 0 where features are not used.
     """
 
-    _divisor: Tensor | None
-
     def __init__(
-        self, network: AESc, *, detection: Detection, parts: Mapping[Part, float], divisor: Tensor | None
+        self,
+        network: AESc,
+        *,
+        detection: Detection,
+        units: Mapping[Part, Tensor | float],
+        feature_length: float,
     ) -> None:
         super().__init__()
         self.network = network
         self._smoothing = detection.smoothing
         self._names = PARTS[detection.residual]
-        self._units = {name: parts[name] for name in self._names} if len(self._names) > 1 else {self._names[0]: 1.0}
-        self.register_buffer("_divisor", divisor, persistent=False)
+        self._feature_length = feature_length
+        device = next(network.parameters()).device
+        for name in self._names:
+            unit = torch.as_tensor(units[name], dtype=torch.float32, device=device)
+            self.register_buffer(f"_unit_of_{name}", unit, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and residual map (batch x side x side) of batch x channels x side x side in [0, 1]."""
-        reconstruction, found = residual_parts(self.network, images, self._names)
-        total = torch.zeros_like(found[self._names[0]])
-        for name, values in found.items():
-            total = total + values / self._units[name]
-        residual = smooth(total, self._smoothing)
-        return reconstruction, residual if self._divisor is None else residual / self._divisor
+        reconstruction, found = residual_parts(
+            self.network, images, self._names, smoothing=self._smoothing, feature_length=self._feature_length
+        )
+        return reconstruction, join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
 
 
-def residual_parts(network: AESc, images: Tensor, names: tuple[Part, ...]) -> tuple[Tensor, dict[Part, Tensor]]:
-    """The reconstruction of `images`, and each part's map, batch x side x side.
+def residual_parts(
+    network: AESc, images: Tensor, names: tuple[Part, ...], *, smoothing: float, feature_length: float
+) -> tuple[Tensor, dict[Part, Tensor]]:
+    """The reconstruction of `images`, and each part's smoothed map, batch x side x side.
 
-    Pixels: the absolute difference, summed over channels. Features: the root mean square difference over an encoder
-    level's maps, interpolated to the image's size.
+    Pixels: the absolute difference, summed over channels. Features: how far the encoder's vectors of input and
+    reconstruction, each shortened to a length of less than 1, lie apart, interpolated to the image's size.
     """
     seen = network.encode(images)
     reconstruction = network.decode(seen)
     found: dict[Part, Tensor] = {}
     if "pixels" in names:
         found["pixels"] = (images - reconstruction).abs().sum(dim=1)
-    levels = {_LEVELS[name]: name for name in names if name in _LEVELS}
-    there = reconstruction
-    for level, (here, down) in enumerate(zip(seen, network.encoder, strict=True)):
-        if not levels or level > max(levels):
-            break
-        there = down(there)
-        if level in levels:
-            difference = (here - there).square().mean(dim=1, keepdim=True).sqrt()
-            size = images.shape[-2:]
-            found[levels[level]] = F.interpolate(difference, size=size, mode="bilinear", align_corners=False)[:, 0]
-    return reconstruction, found
+    if "features" in names:
+        given_back = reconstruction
+        for down in network.encoder[: FEATURE_LEVEL + 1]:
+            given_back = down(given_back)
+        apart = _directions(seen[FEATURE_LEVEL], feature_length) - _directions(given_back, feature_length)
+        distance = apart.square().sum(dim=1, keepdim=True).sqrt()
+        found["features"] = F.interpolate(distance, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return reconstruction, {name: smooth(values, smoothing) for name, values in found.items()}
+
+
+def feature_length(network: AESc, images: Tensor) -> Tensor:
+    """The mean length of the encoder's vectors on each image: batch."""
+    return _length(network.encode(images)[FEATURE_LEVEL]).mean(dim=(1, 2, 3))
+
+
+def join(maps: Sequence[Tensor]) -> Tensor:
+    """The maps' power mean of exponent 4; one alone stays as it is."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack([one.square().square() for one in maps]).mean(dim=0).sqrt().sqrt()
+
+
+def _directions(maps: Tensor, typical: float) -> Tensor:
+    """Each place's vector without most of its length; where there is little of anything it stays short."""
+    return maps / (_length(maps) + _FLOOR * typical)
+
+
+def _length(maps: Tensor) -> Tensor:
+    return maps.square().sum(dim=1, keepdim=True).sqrt()

@@ -14,16 +14,17 @@ from aesc.network import AESc
 from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
-from aesc.residual import PARTS, Part, ResidualPath, residual_parts
+from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts
 
 INFERENCE_BATCH = 16
-REFERENCE_IMAGES = 256  # whose maps are held at once: 64 MB at 256 x 256
+REFERENCE_IMAGES = 256  # whose maps are held at once: 64 MB of each kind at 256 x 256
 
 
 class Scales(BaseModel):
     """What clean validation images typically show: in these units maps are added.
 
-    residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual.
+    residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual,
+    where there are several and no divisors; feature_length: of the encoder's vectors, 0 where they are not used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,7 @@ class Scales(BaseModel):
     residual: float = Field(gt=0.0)
     uncertainty: float = Field(gt=0.0)
     parts: dict[Part, float] = {}
+    feature_length: float = Field(default=0.0, ge=0.0)
 
 
 class Reference(NamedTuple):
@@ -67,8 +69,9 @@ class Scorer:
     ) -> None:
         divisors = divisors or {}
         self.network = network
+        units = {name: divisors.get(name, scales.parts.get(name, 1.0)) for name in PARTS[detection.residual]}
         self.residual_path = ResidualPath(
-            network, detection=detection, parts=scales.parts, divisor=divisors.get("residual")
+            network, detection=detection, units=units, feature_length=scales.feature_length
         )
         self._detection = detection
         self._seed = seed
@@ -110,29 +113,30 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
     def batches() -> Iterator[Tensor]:
         return clean.batches(INFERENCE_BATCH, most=REFERENCE_IMAGES)
 
-    parts = _typical_parts(network, batches(), PARTS[detection.residual])
-    path = ResidualPath(network, detection=detection, parts=parts, divisor=None)
-    maps: list[tuple[Tensor, Tensor]] = [
-        (path(batch)[1], _uncertainty(network, batch, detection=detection, seed=seed)) for batch in batches()
-    ]
-    residuals, uncertainties = (torch.cat(kind) for kind in zip(*maps, strict=True))
+    names = PARTS[detection.residual]
+    length = 0.0
+    if "features" in names:
+        length = torch.cat([feature_length(network, batch) for batch in batches()]).mean().item()
+    everything: tuple[MapName, ...] = (*names, "uncertainty")
+    kept: dict[MapName, list[Tensor]] = {name: [] for name in everything}
+    for batch in batches():
+        _, found = residual_parts(network, batch, names, smoothing=detection.smoothing, feature_length=length)
+        for name, values in found.items():
+            kept[name].append(values)
+        kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
+    maps = {name: torch.cat(values) for name, values in kept.items()}
     divisors: dict[MapName, Tensor] = {}
+    parts: dict[Part, float] = {}
     if detection.normalise:
-        divisors = {"residual": divisor(residuals), "uncertainty": divisor(uncertainties)}
-        residuals, uncertainties = residuals / divisors["residual"], uncertainties / divisors["uncertainty"]
-    scales = Scales(residual=_typical(residuals), uncertainty=_typical(uncertainties), parts=parts)
+        divisors = {name: divisor(values) for name, values in maps.items()}
+    elif len(names) > 1:
+        parts = {name: maps[name].mean().item() or 1.0 for name in names}
+    maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
+    residuals = join([maps[name] / parts.get(name, 1.0) for name in names])
+    scales = Scales(
+        residual=_typical(residuals), uncertainty=_typical(maps["uncertainty"]), parts=parts, feature_length=length
+    )
     return Reference(scales, divisors)
-
-
-def _typical_parts(network: AESc, batches: Iterator[Tensor], names: tuple[Part, ...]) -> dict[Part, float]:
-    if len(names) == 1:
-        return {}  # nothing is added
-    sums, count = dict.fromkeys(names, 0.0), 0
-    for batch in batches:
-        for name, values in residual_parts(network, batch, names)[1].items():
-            sums[name] += values.double().mean(dim=(1, 2)).sum().item()
-        count += len(batch)
-    return {name: total / count or 1.0 for name, total in sums.items()}
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

@@ -234,7 +234,7 @@ def test_operating_point_of_other_weights_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": 99}, "format 99"),
-        ({"format": 1}, "format 1\n  allowed: format 3"),
+        ({"format": 1}, "format 1\n  allowed: format 4"),
         ({"strategy": "guess"}, "strategy"),
         ({"unknown": 1}, "unknown"),
     ],

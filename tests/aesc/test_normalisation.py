@@ -38,12 +38,12 @@ def test_images_that_show_nothing_divide_by_one() -> None:
 
 
 def test_what_was_saved_is_loaded_and_nothing_else(tmp_path: Path) -> None:
-    divisors: dict[MapName, Tensor] = {"residual": divisor(clean_maps(3)), "uncertainty": divisor(clean_maps(4))}
+    divisors: dict[MapName, Tensor] = {"pixels": divisor(clean_maps(3)), "uncertainty": divisor(clean_maps(4))}
     sha256 = save_divisors(divisors, tmp_path)
     loaded = load_divisors(tmp_path, sha256=sha256, device=CPU)
     assert loaded.keys() == divisors.keys()
     assert all(torch.equal(loaded[name], divisors[name]) for name in divisors)
-    save_divisors({**divisors, "residual": divisor(clean_maps(5))}, tmp_path)
+    save_divisors({**divisors, "pixels": divisor(clean_maps(5))}, tmp_path)
     with pytest.raises(AescError, match=f"(?s){FILE}.*{sha256[:12]}"):
         load_divisors(tmp_path, sha256=sha256, device=CPU)
     (tmp_path / FILE).unlink()

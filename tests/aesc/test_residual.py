@@ -1,82 +1,142 @@
-"""Residuals of pixels and of the encoder's maps: what they are, that they add up, and that features see structure."""
+"""Residuals of pixels and of the encoder's own maps, and what they are measured in."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from aesc.network import AESc, build_network
 from aesc.params import Detection, ResidualKind
-from aesc.residual import PARTS, Part, ResidualPath, residual_parts
+from aesc.residual import FEATURE_LEVEL, PARTS, Part, ResidualPath, feature_length, join, residual_parts
 
 SIDE = 64
-UNITS: dict[Part, float] = {"pixels": 2.0, "features_2": 0.5, "features_3": 4.0}
+UNITS: dict[Part, float] = {"pixels": 2.0, "features": 0.5}
+LENGTH = 3.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def network() -> AESc:
-    stream = torch.Generator().manual_seed(1)
-    return build_network(image_size=SIDE, channels=3, skip="add", dropout=(0.1,), generator=stream).eval()
+    generator = torch.Generator().manual_seed(1)
+    return build_network(image_size=SIDE, channels=3, skip="add", dropout=(), generator=generator).eval()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def images() -> Tensor:
     return torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
 
 
-def path(network: AESc, residual: ResidualKind, divisor: Tensor | None = None) -> ResidualPath:
+def path(network: AESc, residual: ResidualKind, units: Mapping[Part, Tensor | float] = UNITS) -> ResidualPath:
     detection = Detection(
         strategy="residual",
         passes=2,
         residual=residual,
-        normalise=divisor is not None,
+        normalise=False,
         smoothing=0.0,
         image_score="l2",
         top_fraction=0.01,
     )
-    return ResidualPath(network, detection=detection, parts=UNITS, divisor=divisor)
+    return ResidualPath(network, detection=detection, units=units, feature_length=LENGTH)
+
+
+def parts(
+    network: AESc, images: Tensor, kind: ResidualKind, *, smoothing: float = 0.0
+) -> tuple[Tensor, dict[Part, Tensor]]:
+    return residual_parts(network, images, PARTS[kind], smoothing=smoothing, feature_length=LENGTH)
 
 
 @torch.inference_mode()
-def test_pixels_are_the_paper_s_residual_in_its_own_units(network: AESc, images: Tensor) -> None:
-    reconstruction, residual = path(network, "pixels")(images)
+def test_pixels_are_the_paper_s_residual(network: AESc, images: Tensor) -> None:
+    reconstruction, residual = path(network, "pixels", {"pixels": 1.0})(images)
+    torch.testing.assert_close(reconstruction, network(images))
     torch.testing.assert_close(residual, (images - reconstruction).abs().sum(dim=1))
 
 
 @torch.inference_mode()
-def test_features_are_differences_of_the_encoder_s_own_maps(network: AESc, images: Tensor) -> None:
-    reconstruction = network(images)
-    found = residual_parts(network, images, PARTS["features"])[1]
-    assert list(found) == ["features_2", "features_3"]
-    first, second, third = network.encoder[:3]
-    here, there = second(first(images)), second(first(reconstruction))
-    expected = (here - there).square().mean(dim=1, keepdim=True).sqrt()
-    torch.testing.assert_close(
-        found["features_2"], F.interpolate(expected, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
-    )
-    here, there = third(here), third(there)
-    expected = (here - there).square().mean(dim=1).sqrt()
-    assert found["features_3"].mean() == pytest.approx(expected.mean().item(), rel=0.1)
+def test_features_are_distances_between_the_encoder_s_shortened_vectors(network: AESc, images: Tensor) -> None:
+    reconstruction, found = parts(network, images, "features")
+    assert list(found) == ["features"]
+    expected = torch.zeros(3, SIDE // 8, SIDE // 8)
+    here, there = images, reconstruction
+    for down in network.encoder[:3]:
+        here, there = down(here), down(there)
+    for item in range(3):
+        for row in range(SIDE // 8):
+            for column in range(SIDE // 8):
+                a, b = here[item, :, row, column], there[item, :, row, column]
+                expected[item, row, column] = (a / (a.norm() + 0.3 * LENGTH) - b / (b.norm() + 0.3 * LENGTH)).norm()
+    # Bilinear interpolation by 8 and the mean of each 2 x 2 around the middle of a cell give the cell back.
+    middle = found["features"].unfold(1, 8, 8).unfold(2, 8, 8)[..., 3:5, 3:5].mean(dim=(-1, -2))
+    torch.testing.assert_close(middle[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=0.2, atol=0.02)
+    assert found["features"].mean() == pytest.approx(expected.mean().item(), rel=0.02)
+    assert found["features"].amax() < 2.0
 
 
 @torch.inference_mode()
-def test_both_adds_the_parts_in_their_units(network: AESc, images: Tensor) -> None:
+def test_a_faint_place_has_no_direction(network: AESc, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a black background the encoder's vectors are noise: there the distance must not be that of a defect."""
+    seen = [torch.zeros(1, 2, SIDE >> level, SIDE >> level) for level in range(1, 4)]
+    seen[FEATURE_LEVEL][0, 0] = 0.01
+    monkeypatch.setattr(network, "encode", lambda _: seen)
+    monkeypatch.setattr(network, "decode", lambda _: images[:1])
+    monkeypatch.setattr(
+        network, "encoder", torch.nn.ModuleList([Turned(seen[FEATURE_LEVEL])] + 2 * [torch.nn.Identity()])
+    )
+    _, found = parts(network, images[:1], "features")
+    assert found["features"].max() < 0.02, "perpendicular vectors of full length would be 1.4 apart"
+
+
+class Turned(torch.nn.Module):
+    """Perpendicular to what was seen."""
+
+    def __init__(self, seen: Tensor) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.seen.flip(1)
+
+
+@torch.inference_mode()
+def test_both_joins_the_parts_in_their_units(network: AESc, images: Tensor) -> None:
     reconstruction, residual = path(network, "both")(images)
-    again, found = residual_parts(network, images, PARTS["both"])
+    again, found = parts(network, images, "both")
     torch.testing.assert_close(again, reconstruction)
-    expected = found["pixels"] / 2.0 + found["features_2"] / 0.5 + found["features_3"] / 4.0
+    expected = (((found["pixels"] / 2.0) ** 4 + (found["features"] / 0.5) ** 4) / 2) ** 0.25
     torch.testing.assert_close(residual, expected)
 
 
 @torch.inference_mode()
-def test_a_divisor_divides_the_map(network: AESc, images: Tensor) -> None:
-    divisor = torch.full((SIDE, SIDE), 4.0)
-    divisor[:, : SIDE // 2] = 1.0
-    _, plain = path(network, "both")(images)
-    _, divided = path(network, "both", divisor)(images)
-    torch.testing.assert_close(divided * divisor, plain)
+def test_a_unit_may_differ_from_place_to_place(network: AESc, images: Tensor) -> None:
+    place = torch.full((SIDE, SIDE), 4.0)
+    place[:, : SIDE // 2] = 1.0
+    _, plain = path(network, "both", {"pixels": 1.0, "features": 1.0})(images)
+    _, divided = path(network, "both", {"pixels": place, "features": place})(images)
+    torch.testing.assert_close(divided * place, plain)
+
+
+def test_a_defect_has_to_show_in_one_part() -> None:
+    clean, defective = torch.ones(1, 2, 2), torch.full((1, 2, 2), 8.0)
+    torch.testing.assert_close(join([defective]), defective)
+    torch.testing.assert_close(join([clean, clean]), clean)
+    assert join([clean, defective]).min() > 6.5
+    torch.testing.assert_close(join([clean, defective]), join([defective, clean]))
+
+
+@torch.inference_mode()
+def test_parts_are_smoothed_before_they_are_measured(network: AESc, images: Tensor) -> None:
+    _, rough = parts(network, images, "both")
+    _, soft = parts(network, images, "both", smoothing=2.0)
+    for name in PARTS["both"]:
+        assert soft[name].std() < rough[name].std()
+
+
+@torch.inference_mode()
+def test_the_length_of_a_feature_vector_is_one_number_an_image(network: AESc, images: Tensor) -> None:
+    maps = network.encode(images)[FEATURE_LEVEL]
+    torch.testing.assert_close(feature_length(network, images), maps.norm(dim=1).mean(dim=(1, 2)))
 
 
 @torch.inference_mode()
@@ -84,7 +144,7 @@ def test_an_image_that_is_given_back_has_no_residual_of_any_kind(
     network: AESc, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "decode", lambda levels: images)
-    _, found = residual_parts(network, images, PARTS["both"])
+    _, found = parts(network, images, "both")
     assert set(found) == set(PARTS["both"])
     for values in found.values():
         assert values.abs().max() == 0.0
