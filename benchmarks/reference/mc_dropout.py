@@ -14,7 +14,9 @@ def plain_pass(network: PlainAESc, images: Tensor, rates: tuple[float, ...], str
     def dropout(x: Tensor, rate: float) -> Tensor:
         if rate == 0.0:
             return x
-        keep = torch.empty(1, *x.shape[1:]).bernoulli_(1.0 - rate, generator=stream)
+        _, maps, height, width = x.shape
+        # The maps last, as the project draws them: the same seed must give the same masks.
+        keep = torch.rand(1, height, width, maps, generator=stream).permute(0, 3, 1, 2) >= rate
         return x * keep / (1.0 - rate)
 
     x, levels = images, []
