@@ -47,17 +47,18 @@ def main() -> None:
         plain_optimiser.step()
 
     mine, theirs = alternate(ours, reference, rounds=ROUNDS)
-    whole = {f"{preset}_images_per_second": BATCH / _whole_step(preset) for preset in ("paper", "best")}
-    report("train_step", value=BATCH / mine, unit="images/s", ratio=theirs / mine, n=ROUNDS, **whole)
+    whole = {f"{preset}_images_per_second": BATCH / _whole_step(preset, side=256) for preset in ("paper", "best")}
+    sides = {f"best_seconds_side_{side}": _whole_step("best", side=side) for side in (128, 512)}
+    report("train_step", value=BATCH / mine, unit="images/s", ratio=theirs / mine, n=ROUNDS, **whole, **sides)
 
 
-def _whole_step(preset: str) -> float:
+def _whole_step(preset: str, *, side: int) -> float:
     """Seconds of what `aesc.training` does for a batch once it has the clean images."""
     params = load_params(Path(__file__).parents[1] / "params.yaml", preset=preset)
     stream = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, 256, 256, 3, generator=stream).permute(0, 3, 1, 2)
+    images = torch.rand(BATCH, side, side, 3, generator=stream).permute(0, 3, 1, 2)
     shape = params.network
-    network = build_network(image_size=256, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream)
+    network = build_network(image_size=side, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
