@@ -90,7 +90,7 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared
     if generator is None or rate == 0.0:
         return x
     scale = dropout_mask((1, *x.shape[1:]) if shared else x.shape, rate, generator)
-    return x * scale.to(x.device, x.dtype, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return x * scale.to(x.device, x.dtype, non_blocking=True)
 
 
 def dropout_mask(shape: tuple[int, int, int, int] | torch.Size, rate: float, generator: torch.Generator) -> Tensor:

@@ -175,28 +175,48 @@ def _train_epoch(
     streams = {
         stream: generator(settings.seed, stream, epoch, device=device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)
     }
-    dropout_stream = streams[Stream.DROPOUT] if params.network.dropout_in_training else None
     state.network.train()
     order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
     whole = order.split(settings.batch_size)
     batches = whole[:most_steps]
     losses = torch.empty(len(batches), device=device)  # stay on the device: no synchronisation inside an epoch
     for step, indices in enumerate(batches):
-        example = make_example(train.batch(indices), params=params.corruption, generator=streams[Stream.CORRUPTION])
         if settings.schedule == "cosine":
             share = cosine_share((epoch + step / len(whole)) / settings.epochs)
             set_rate(state.optimiser, settings.learning_rate * share)
-        state.optimiser.zero_grad(set_to_none=True)
-        with autocast(device, settings.precision):
-            output = state.network(example.corrupted, generator=dropout_stream)
-        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
-        loss.backward()
-        state.optimiser.step()
-        losses[step] = loss.detach()
+        losses[step] = train_step(
+            state.network,
+            state.optimiser,
+            train.batch(indices),
+            params=params,
+            corruption_stream=streams[Stream.CORRUPTION],
+            dropout_stream=streams[Stream.DROPOUT],
+        )
         progress(len(indices))
     found = losses.cpu()
     sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)
     return found, float((found.double() * sizes).sum() / sizes.sum())
+
+
+def train_step(
+    network: AESc,
+    optimiser: torch.optim.Optimizer,
+    clean: Tensor,
+    *,
+    params: Params,
+    corruption_stream: torch.Generator,
+    dropout_stream: torch.Generator,
+) -> Tensor:
+    """One step on a batch of clean images (batch x channels x side x side in [0, 1]); its loss, still on the device."""
+    settings = params.training
+    example = make_example(clean, params=params.corruption, generator=corruption_stream)
+    optimiser.zero_grad(set_to_none=True)
+    with autocast(clean.device, settings.precision):
+        output = network(example.corrupted, generator=dropout_stream if params.network.dropout_in_training else None)
+    loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
 
 
 def _require_finite(values: dict[str, float], epoch: int, learning_rate: float) -> None:

@@ -1,4 +1,4 @@
-"""A champion that sees less than at its registration, without waiting for a lens to get dirty."""
+"""Looks at a champion, and one that sees less than at its registration, without waiting for a lens to get dirty."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from aesc.files import read_json, write_json
+
+# The parameters of looks that take seconds.
+MONITORING = {"recent_images": 60, "least_images": 20, "sizes": [1, 8], "images": 12, "bootstrap": 100}
 
 
 def champion_that_found_every_stain(tracking_uri: str, category: str, scratch: Path) -> None:

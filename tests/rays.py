@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,10 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
+import pytest
 
 from tasks.ports import free_ports
 from tests.servers import clean_environment
 
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("prefect_ray") is None,
+    reason="no Ray: pip install -c constraints.txt -e '.[cluster]'",
+)
 MARK = "AESC_TEST_RAY"  # an environment variable that all processes of one cluster have
 
 

@@ -13,16 +13,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from aesc.canvas import drawing, shorten
 from aesc.errors import AescError
 from aesc.figures import pro_figure, roc_figure, score_histogram, training_curves
-from aesc.panels import PanelRow, choose_examples, heatmap_overlay, panel_figure
+from aesc.panels import panel_figure
+from tests.drawings import CAPTION, panel_row, pixels, written
 
-CAPTION = "widget: 20 good and 12 defective test images, seed 1, data 0123456789ab, metric version 1"
 STRATEGIES = ("residual", "uncertainty", "combined")
-SIDE = 32
 
 Draw = Callable[[Path], Path]
 
@@ -54,25 +52,6 @@ def scores(defect_scale: float = 3.0) -> pd.DataFrame:
     )
 
 
-def panel_row(**changes: object) -> PanelRow:
-    rng = np.random.default_rng(1)
-    channels = changes.pop("channels", 3)
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[8:16, 8:16] = True
-    parts = {
-        "title": "spot/003 - worst",
-        "image": rng.random((SIDE, SIDE, channels)),
-        "mask": mask,
-        "reconstruction": rng.random((SIDE, SIDE, channels)),
-        "residual": rng.random((SIDE, SIDE)),
-        "uncertainty": 1e-4 * rng.random((SIDE, SIDE)),
-        "score": 1.25,
-        "verdict": "reject",
-        "pixel_mask": mask,
-    }
-    return PanelRow(**{**parts, **changes})
-
-
 def draw_training(path: Path) -> Path:
     return training_curves(history(), path, best_epoch=5, caption=CAPTION)
 
@@ -93,13 +72,6 @@ def draw_histogram(path: Path) -> Path:
 def draw_panels(path: Path) -> Path:
     rows = [panel_row(), panel_row(mask=None, pixel_mask=None, verdict="pass", score=0.9)]
     return panel_figure(rows, path, caption=CAPTION, threshold=1.0)
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        image.load()
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).astype(int)
 
 
 def chunks(data: bytes) -> list[bytes]:
@@ -194,20 +166,6 @@ def test_training_curves_marks_the_best_epoch(tmp_path: Path) -> None:
 def test_training_curves_refuses(frame: pd.DataFrame, best: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         training_curves(frame, tmp_path / "a.png", best_epoch=best, caption=CAPTION)
-
-
-def written(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> str:
-    """Every text that `draw` puts into a figure."""
-    texts: list[str] = []
-    original = matplotlib.text.Text.draw
-
-    def spy(self: matplotlib.text.Text, *args: object, **kwargs: object) -> object:
-        texts.append(self.get_text())
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.text.Text, "draw", spy)
-    draw()
-    return "\n".join(texts)
 
 
 @pytest.mark.parametrize("missing", [{}, dict.fromkeys(STRATEGIES)])
@@ -323,169 +281,3 @@ def test_score_histogram_refuses(frame: pd.DataFrame, threshold: float, message:
         score_histogram(
             frame, tmp_path / "a.png", threshold=threshold, strategy="residual", alpha_attained=0.05, caption=CAPTION
         )
-
-
-def test_panel_figure_grows_by_rows_and_takes_grey(tmp_path: Path) -> None:
-    heights = [
-        pixels(panel_figure([panel_row(channels=1)] * count, tmp_path / f"{count}.png", caption=CAPTION)).shape[0]
-        for count in (1, 2, 3)
-    ]
-    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=1)
-    assert heights[1] - heights[0] > 150
-
-
-def test_panel_figure_says_no_mask_and_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        panel_row(title="spot/$1$ - worst"),
-        panel_row(mask=None, verdict="pass", score=0.9999999, pixel_mask=np.zeros((SIDE, SIDE), dtype=bool)),
-    ]
-    texts = written(monkeypatch, lambda: panel_figure(rows, tmp_path / "a.png", caption=CAPTION, threshold=1.0)).split(
-        "\n"
-    )
-    assert "no mask" in texts
-    assert "spot/$1$ - worst" in texts
-    assert "score 1.25 > threshold 1" in texts
-    assert "score 0.9999999 ≤ threshold 1" in texts  # not "1 ≤ 1"
-    assert "▲ reject" in texts
-    assert "● pass" in texts
-    for column in ("mask", "input", "prediction", "residual", "uncertainty"):
-        assert column in texts
-
-
-def test_panel_maps_share_one_scale(tmp_path: Path) -> None:
-    faint, bright = panel_row(residual=np.full((SIDE, SIDE), 0.1)), panel_row(residual=np.full((SIDE, SIDE), 1.0))
-
-    def middle_of_first_residual(rows: list[PanelRow], **scale: float) -> np.ndarray:
-        drawn = pixels(panel_figure(rows, tmp_path / "a.png", caption=CAPTION, **scale))
-        return drawn[140, 630]
-
-    alone = middle_of_first_residual([faint])
-    beside = middle_of_first_residual([faint, bright])
-    assert alone.sum() > 500  # brightest
-    assert beside.sum() < 200
-    assert (middle_of_first_residual([faint], residual_vmax=1.0) == beside).all()
-
-
-@pytest.mark.parametrize("flagged", [0, 1])
-def test_panel_outline_of_nothing_and_everything(flagged: int, tmp_path: Path) -> None:
-    rows = [panel_row(channels=1, pixel_mask=np.full((SIDE, SIDE), bool(flagged)), residual=np.zeros((SIDE, SIDE)))]
-    drawn = pixels(panel_figure(rows, tmp_path / "a.png", caption=CAPTION))
-    cyan = (np.abs(drawn - [0x22, 0xE6, 0xFF]) < 30).all(axis=2)
-    assert cyan.any() == bool(flagged)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"image": np.zeros((SIDE, SIDE))}, "spot/003 - worst: image is"),
-        ({"image": np.zeros((SIDE, SIDE, 4))}, "1 or 3 channels"),
-        ({"reconstruction": np.zeros((SIDE, SIDE, 1))}, "reconstruction is"),
-        ({"mask": np.zeros((SIDE, SIDE + 1), dtype=bool)}, "mask is"),
-        ({"residual": np.zeros((1, SIDE, SIDE))}, "residual is"),
-        ({"uncertainty": np.full((SIDE, SIDE), np.nan)}, "uncertainty is not finite"),
-        ({"pixel_mask": np.zeros(SIDE, dtype=bool)}, "pixel_mask is"),
-        ({"verdict": "fail"}, "allowed: pass, reject"),
-    ],
-)
-def test_panel_row_refuses(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        panel_row(**changes)
-
-
-def test_panel_figure_refuses_no_rows_and_mixed_sizes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no rows"):
-        panel_figure([], tmp_path / "a.png", caption=CAPTION)
-    small = np.zeros((8, 8))
-    other = panel_row(
-        image=np.zeros((8, 8, 3)), reconstruction=np.zeros((8, 8, 3)), mask=None, residual=small, uncertainty=small,
-        pixel_mask=None,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="several sizes"):
-        panel_figure([panel_row(), other], tmp_path / "a.png", caption=CAPTION)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_heatmap_leaves_zero_alone_and_outlines_the_flagged(channels: int) -> None:
-    image = np.full((64, 64, channels), 0.5)
-    anomaly_map = np.zeros((64, 64))
-    anomaly_map[20:40, 20:40] = 1.0
-    overlay = heatmap_overlay(image, anomaly_map, vmax=1.0, pixel_threshold=0.5)
-    assert overlay.shape == (64, 64, 3)
-    assert overlay.dtype == np.uint8
-    assert (overlay[:15] == 128).all()
-    assert tuple(overlay[20, 30]) == (0x22, 0xE6, 0xFF)
-    assert tuple(overlay[19, 30]) == (0, 0, 0)
-    assert overlay[30, 30, 0] > 200  # the bright end of the scale
-    assert overlay[30, 30, 2] < overlay[30, 30, 0]
-    same = heatmap_overlay((255 * image).round().astype(np.uint8), anomaly_map, vmax=1.0, pixel_threshold=0.5)
-    assert np.abs(same.astype(int) - overlay).max() <= 1
-
-
-def test_heatmap_without_threshold_has_no_outline() -> None:
-    anomaly_map = np.linspace(0.0, 2.0, 64 * 64).reshape(64, 64)
-    overlay = heatmap_overlay(np.zeros((64, 64, 3)), anomaly_map, vmax=1.0)
-    assert not (overlay == [0x22, 0xE6, 0xFF]).all(axis=2).any()
-    brightness = overlay.sum(axis=2).ravel()
-    assert brightness[-1] == brightness[3000]  # saturates at vmax
-    assert (np.diff(brightness[:2000:100]) >= 0).all()
-
-
-@pytest.mark.parametrize(
-    ("image", "anomaly_map", "vmax", "message"),
-    [
-        (np.zeros((8, 8)), np.zeros((8, 8)), 1.0, "image is"),
-        (np.zeros((8, 8, 3)), np.zeros((8, 9)), 1.0, "anomaly_map is"),
-        (np.zeros((8, 8, 3)), np.zeros((8, 8)), 0.0, "vmax is 0.0"),
-        (np.zeros((8, 8, 3)), np.zeros((8, 8)), float("nan"), "vmax is nan"),
-    ],
-)
-def test_heatmap_refuses(image: np.ndarray, anomaly_map: np.ndarray, vmax: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        heatmap_overlay(image, anomaly_map, vmax=vmax)
-
-
-def frame(rows: list[tuple[int, str, int, float]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["index", "defect", "label", "score"])
-
-
-def test_choose_examples_by_hand() -> None:
-    given = frame(
-        [
-            (10, "good", 0, 0.5),
-            (11, "good", 0, 0.1),
-            (12, "good", 0, 1.3),  # false alarm
-            (13, "good", 0, 0.98),
-            (20, "spot", 1, 0.2),  # missed
-            (21, "spot", 1, 5.0),
-            (22, "spot", 1, 1.1),
-            (23, "spot", 1, 2.0),
-            (30, "crack", 1, 3.0),
-            (31, "crack", 1, 4.0),
-            (40, "dent", 1, 0.4),  # alone and missed
-            (50, "hole", 1, 1.4),  # alone and found
-        ]
-    )
-    expected = [
-        (31, "best"), (30, "worst"),
-        (40, "worst"),
-        (50, "best"),
-        (21, "best"), (22, "borderline"), (20, "worst"),
-        (11, "best"), (13, "borderline"), (12, "worst"),
-    ]  # fmt: skip
-    assert choose_examples(given, threshold=1.0) == expected
-    assert choose_examples(given.sample(frac=1.0, random_state=0), threshold=1.0) == expected
-
-
-def test_choose_examples_never_repeats_an_image_even_on_ties() -> None:
-    given = frame([(index, "spot", 1, 1.0) for index in range(5)] + [(9, "good", 0, 1.0)])
-    indices = [index for index, _ in choose_examples(given, threshold=1.0)]
-    assert sorted(set(indices)) == sorted(indices)
-    assert len(indices) == 4
-    assert choose_examples(given, threshold=1.0)[-1] == (9, "best")  # at the threshold it passes
-
-
-def test_choose_examples_refuses() -> None:
-    with pytest.raises(ValueError, match="no column label"):
-        choose_examples(frame([(0, "good", 0, 1.0)]).drop(columns=["label"]), threshold=1.0)
-    with pytest.raises(ValueError, match="not finite"):
-        choose_examples(frame([(0, "good", 0, float("nan"))]), threshold=1.0)

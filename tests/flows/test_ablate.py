@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from tests.categories import draw_category
 from tests.commands import Project
 from tests.flows.conftest import Imports
-from tests.rays import ray_cluster
+from tests.rays import needs_ray, ray_cluster
 
 CELLS = ("--network", "AE", "--network", "AESc", "--corruption", "stain")
 
@@ -72,7 +71,7 @@ def test_a_killed_comparison_goes_on_to_the_same_table(project: Project, importe
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("prefect_ray") is None, reason="no Ray: the extra `cluster`")
+@needs_ray
 def test_cells_on_a_ray_cluster_come_to_the_same_table(project: Project, imported: Imports, tmp_path: Path) -> None:
     command = ("ablate", "--category", "widget", "--preset", "tiny", *CELLS, "--json")
     one_thread = {"OMP_NUM_THREADS": "1"}

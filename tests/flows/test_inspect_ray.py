@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import threading
@@ -15,17 +14,10 @@ import pytest
 
 from tasks.inspection_folder import SHARD, InspectionFolder
 from tests.commands import Project
-from tests.rays import Cluster, ray_cluster
+from tests.rays import Cluster, needs_ray, ray_cluster
 from tests.stations import draw_arrivals
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("prefect_ray") is None,
-        reason="no Ray: pip install -c constraints.txt -e '.[cluster]'",
-    ),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, needs_ray]
 SHARDS = 6
 FILES = ("verdicts.csv", "verdicts.parquet")
 

@@ -16,12 +16,11 @@ from PIL import Image
 
 from aesc.files import read_json
 from tests.commands import Project
-from tests.degradation import champion_that_found_every_stain
+from tests.degradation import MONITORING, champion_that_found_every_stain
 from tests.repositories import git
 from tests.stations import CATEGORY, Station, draw_arrivals, settle
 
 MODEL = f"aesc-{CATEGORY}"
-RULES = {"recent_images": 60, "least_images": 20, "sizes": [1, 8], "images": 12, "bootstrap": 100}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
     shutil.copy(project.state / "mlflow.db", station.project.state / "mlflow.db")
     parameters = station.project.root / "params.yaml"
     params = yaml.safe_load(parameters.read_text(encoding="utf-8"))
-    params["presets"]["tiny"] = {**params["presets"]["tiny"], "monitoring": RULES}
+    params["presets"]["tiny"] = {**params["presets"]["tiny"], "monitoring": MONITORING}
     parameters.write_text(yaml.safe_dump(params), encoding="utf-8")
     git(station.project.root, "commit", "--quiet", "--all", "--message=rules")
     return station
@@ -85,7 +84,7 @@ def test_each_look_is_about_new_images_and_none_is_forgotten_with_the_disk(
     assert first["detectability"]["registered"]["images"] == "calibration images that pass"
     assert first["detectability"]["loss"]["lost"] is False
     measured = [read_json(Path(place) / "detectability.json") for place in (first["folder"], trained["run_folder"])]
-    assert measured[0]["sizes"] == measured[1]["sizes"] != RULES["sizes"], "the grid is that of the registration"
+    assert measured[0]["sizes"] == measured[1]["sizes"] != MONITORING["sizes"], "the grid is that of the registration"
     client = MlflowClient(station.project.tracking_uri, station.project.tracking_uri)
     run = client.get_run(first["run_id"])
     assert (run.data.tags["kind"], run.data.metrics["monitor.look"]) == ("monitor", 1.0)

@@ -11,21 +11,17 @@ import yaml
 from tests import servers
 from tests.clones import CATEGORY, PRESET, TINY, make_clone
 from tests.commands import Project
-from tests.degradation import champion_that_found_every_stain
+from tests.degradation import MONITORING, champion_that_found_every_stain
 from tests.prefects import asked_for, prefect, prefect_client, wait_for
 from tests.stations import draw_arrivals
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 NAME = "aesc: retrain after a loss of detectability"
-RULES = {"recent_images": 60, "least_images": 20, "sizes": [1, 8], "images": 12, "bootstrap": 100}
 
 
 def test_a_loss_of_detectability_starts_a_retraining(tmp_path: Path) -> None:
-    root = make_clone(tmp_path / "project")
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["presets"][PRESET] = {**TINY, "monitoring": RULES}
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    root = make_clone(tmp_path / "project", preset={**TINY, "monitoring": MONITORING})
     deployments = yaml.safe_load((root / "prefect.yaml").read_text(encoding="utf-8"))
     (trigger,) = [one for job in deployments["deployments"] for one in job.get("triggers", []) if one["name"] == NAME]
     assert trigger["enabled"] is False, "nobody's detector is retrained unasked"

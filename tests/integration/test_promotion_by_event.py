@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.clones import CATEGORY, PRESET, make_clone_with_defects
+from tests.clones import CATEGORY, PRESET, make_clone
 from tests.commands import Project
 from tests.flows.conftest import TINY
 from tests.prefects import asked_for, prefect, prefect_client, wait_for
@@ -53,7 +53,7 @@ class Line:
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("promotion")
-    root = make_clone_with_defects(folder / "project", {**TINY, "promotion": RULES})
+    root = make_clone(folder / "project", preset={**TINY, "promotion": RULES}, test_good=8, defects={"spot": 8})
     with servers.prefect_server(folder) as server:
         prefect(server.env, root, "deploy", "--all")
         env = server.env | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}

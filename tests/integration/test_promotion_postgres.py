@@ -20,7 +20,7 @@ from tasks.run_folder import RunFolder
 from tasks.settings import Settings
 from tests import servers
 from tests.benches import MODEL, RULES, Bench
-from tests.clones import CATEGORY, PRESET, make_clone_with_defects
+from tests.clones import CATEGORY, PRESET, make_clone
 from tests.commands import Project, at_once
 from tests.flows.conftest import TINY
 from tests.repositories import git
@@ -70,7 +70,7 @@ class Site:
 def site(s3_server: Server, prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     artifacts = f"s3://mlflow/{uuid4().hex}"
-    root = make_clone_with_defects(folder / "project", {**TINY, "promotion": RULES})
+    root = make_clone(folder / "project", preset={**TINY, "promotion": RULES}, test_good=8, defects={"spot": 8})
     with (
         servers.postgres_server(folder) as postgres,
         servers.mlflow_server(
