@@ -8,17 +8,23 @@ hears of it.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 
 @contextmanager
 def certain_interrupts() -> Iterator[Callable[[], None]]:
     """Remember Ctrl-C; the value raises the KeyboardInterrupt again if one got lost. Call it in each round of a loop.
 
-    Outside the main thread, and where somebody handles SIGINT in a way of their own, nothing is changed.
+    Python's own report of a lost one, a traceback, is not printed: the interrupt is not ignored. Outside the main
+    thread, and where somebody handles SIGINT, or what Python drops, in a way of their own, nothing is changed.
     """
     lost = threading.Event()
     ours = (
@@ -34,10 +40,19 @@ def certain_interrupts() -> Iterator[Callable[[], None]]:
         if lost.is_set():
             raise KeyboardInterrupt
 
+    def report(dropped: UnraisableHookArgs) -> None:
+        if not (lost.is_set() and dropped.exc_type is KeyboardInterrupt):
+            sys.__unraisablehook__(dropped)
+
+    reports = ours and sys.unraisablehook is sys.__unraisablehook__
     if ours:
         signal.signal(signal.SIGINT, remember)
+    if reports:
+        sys.unraisablehook = report
     try:
         yield check
     finally:
+        if reports:
+            sys.unraisablehook = sys.__unraisablehook__
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -33,6 +33,29 @@ def test_an_interrupt_that_python_drops_is_raised_at_the_next_check(monkeypatch:
             check()
 
 
+def fail_in_a_callback() -> None:
+    """Another exception that Python drops."""
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: 1 / 0)
+    del thing
+    assert watch() is None
+
+
+def test_a_dropped_interrupt_is_not_said_to_be_ignored_and_other_faults_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with certain_interrupts() as check:
+        fail_in_a_callback()
+        interrupt_in_a_callback()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert sys.unraisablehook is sys.__unraisablehook__
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "KeyboardInterrupt" not in said
+
+
 def test_an_interrupt_is_raised_at_once_as_ever() -> None:
     with certain_interrupts(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
