@@ -97,6 +97,7 @@ def _run(command: list[str], record: Record, code: Path, scratch: Path) -> str:
         "MLFLOW_TRACKING_URI": f"sqlite:///{scratch / 'home' / 'mlflow.db'}",
         "PREFECT_HOME": str(scratch / "home" / "prefect"),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PYTHONPATH": str(code),
         "PYTHONDONTWRITEBYTECODE": "1",
     }

@@ -61,6 +61,9 @@ def quiet_settings() -> Settings:
 
     settings = Settings()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # On a busy machine the embedded server's sqlite is locked at times. It tries again and nothing is lost, but it
+    # prints a traceback among what the command says (github.com/PrefectHQ/prefect/issues/18934).
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     prepare_environment(settings)
     return settings
 

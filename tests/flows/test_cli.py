@@ -56,6 +56,23 @@ except SystemExit:
     assert found.stderr.strip() == "[]"
 
 
+def test_prefect_s_embedded_server_prints_nothing_among_what_a_command_says(project: Project) -> None:
+    code = """
+import logging
+from flows.commands.shell import quiet_settings
+quiet_settings()
+from prefect.logging.configuration import setup_logging
+setup_logging()
+for name in ("prefect", "prefect.server.services.task_run_recorder", "uvicorn.error", "fastapi"):
+    logging.getLogger(name).error("database is locked")
+"""
+    env = project.environment()
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=project.root, capture_output=True, text=True, check=True
+    )
+    assert (found.stdout, found.stderr) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
