@@ -1,8 +1,8 @@
 """Synthetic defects for training and calibration: stain, scratch, drops, noise (arXiv 2008.12977, section III-B).
 
-Everything is batched tensor arithmetic on the device of the images and draws from one explicit generator. A local
-corruption is computed in a window around it, not on the whole image. On a CPU each stain has a box of its own size
-(aesc/boxes.py); elsewhere all have a window of the largest stain's size, so that no device is asked how large they are.
+Everything is batched tensor arithmetic on the device of the images and draws from one explicit generator. On a CPU a
+local corruption is computed in a window around it, each stain in a box of its own size (aesc/boxes.py). Elsewhere it is
+computed on whole images: no device is asked how large it is, and scattering costs a GPU more than the pixels saved.
 Differences from the authors' code, also in docs/method.md: the stain is written in polar form, an ellipse's radius
 times a cubic interpolation over the angle, and a blurred edge is the Gaussian blur of a straight edge, evaluated by
 distance.
@@ -103,12 +103,16 @@ def _paint(images: Tensor, mask: Tensor, shape: Shape, params: Corruption, gener
     noise = torch.randn(batch, window, window, tints, generator=generator, device=device)
     filling = (level + math.sqrt(params.noise_variance) * noise).clamp(0.0, 1.0)
 
+    opacity = shape.opacity[..., None]
+    pixels = images.permute(0, 2, 3, 1)
+    if window == images.shape[-1]:
+        pixels.add_(opacity * (filling - pixels))
+        mask[:, 0] = shape.opacity >= 0.5
+        return
     steps = torch.arange(window, device=device)
     item = torch.arange(batch, device=device)[:, None, None]
     rows = (shape.corner[:, 0, None] + steps)[:, :, None]
     columns = (shape.corner[:, 1, None] + steps)[:, None, :]
-    opacity = shape.opacity[..., None]
-    pixels = images.permute(0, 2, 3, 1)
     under = pixels[item, rows, columns]
     pixels[item, rows, columns] = under + opacity * (filling - under)
     mask[:, 0][item, rows, columns] = shape.opacity >= 0.5
@@ -144,7 +148,7 @@ def _fill(outline: Outline, side: int, params: Corruption) -> Shape:
     """The opacity of a stain in a window of the largest stain's size."""
     table, sigma, _, centre = outline
     high = params.size[1]
-    window = _window(high * side * (1.0 + params.irregularity + BLUR_REACH * params.blur), side)
+    window = _window(high * side * (1.0 + params.irregularity + BLUR_REACH * params.blur), side, table.device)
     dy, dx, corner = _offsets(centre, window, side)
     distance = torch.hypot(dy, dx)
     position = torch.remainder(torch.atan2(dy, dx), 2 * math.pi) * (STAIN_ANGLES / (2 * math.pi))
@@ -173,7 +177,7 @@ def _scratch(batch: int, side: int, params: Corruption, generator: torch.Generat
     extent = torch.hypot(half_length, amplitude + half_width).flatten()[:, None].expand(-1, 2)
     centre = _place(extent, side, generator)
     longest = math.hypot(SCRATCH_HALF_LENGTH[1], SCRATCH_AMPLITUDE[1] + SCRATCH_HALF_WIDTH[1]) * side
-    dy, dx, corner = _offsets(centre, _window(longest, side), side)
+    dy, dx, corner = _offsets(centre, _window(longest, side, device), side)
     along = dx * turn.cos() + dy * turn.sin()
     across = dy * turn.cos() - dx * turn.sin()
     wave = 2 * math.pi / wavelength
@@ -200,7 +204,8 @@ def _drops(batch: int, side: int, params: Corruption, generator: torch.Generator
     y, x = (distance * angle.sin()).round(), (distance * angle.cos()).round()
     extent = torch.stack([(y.abs() + radius).amax(dim=1), (x.abs() + radius).amax(dim=1)], dim=1)
     centre = _place(extent, side, generator)
-    dy, dx, corner = _offsets(centre, _window((DROPS_SPREAD[1] + DROP_RADIUS[1]) * side, side), side)
+    window = _window((DROPS_SPREAD[1] + DROP_RADIUS[1]) * side, side, device)
+    dy, dx, corner = _offsets(centre, window, side)
     inside = torch.hypot(dy[:, None] - y[..., None, None], dx[:, None] - x[..., None, None]) <= radius[..., None, None]
     return Shape(inside.any(dim=1).float(), corner)
 
@@ -239,9 +244,9 @@ def _periodic_cubic(angles: Tensor, values: Tensor, at: Tensor) -> Tensor:
     )
 
 
-def _window(reach: float, side: int) -> int:
+def _window(reach: float, side: int, device: torch.device) -> int:
     """Side of a window that holds everything within `reach` of its centre."""
-    return min(side, 2 * math.ceil(reach) + 1)
+    return min(side, 2 * math.ceil(reach) + 1) if device.type == "cpu" else side
 
 
 def _place(extent: Tensor, side: int, generator: torch.Generator) -> Tensor:

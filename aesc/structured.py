@@ -5,8 +5,9 @@ corruption as varied as what may go wrong with a part. Each blob is a bent, nois
 colour, a noise texture, a piece of another image, another piece of the same image, or the image itself made brighter
 or darker.
 
-A blob is computed in a window around it. On a CPU each image has its own window, as small as its blob; on a GPU one
-window fits all, so that nothing waits for the host. Both give the same corruption.
+On a CPU a blob is computed in a window of its own, as small as the blob; on a GPU on whole images, so that nothing
+waits for the host and nothing is scattered, which costs more there than the pixels saved. Both give the same
+corruption.
 """
 
 from __future__ import annotations
@@ -81,8 +82,7 @@ def paint_structured(images: Tensor, *, params: Structured, generator: torch.Gen
                     one = _Draw(*(value[item : item + 1] for value in draw))
                     _paint(pixels, mask, original, one, bank, params, first=item, window=_window(reach, side))
         else:
-            reach = params.size[1] * side * far
-            _paint(pixels, mask, original, draw, bank, params, first=0, window=_window(reach, side))
+            _paint(pixels, mask, original, draw, bank, params, first=0, window=side)
     return mask[:, None]
 
 
@@ -98,7 +98,7 @@ def _draw(
         return torch.randint(low, high, (batch, *shape), generator=generator, device=device)
 
     count = integer(1, params.blobs + 1, 1, 1)
-    allowed = torch.tensor([FILLS.index(name) for name in params.fills], device=device)
+    allowed = _numbers(params.fills, device)
     draws = []
     for number in range(params.blobs):
         long = uniform(math.log(params.size[0]), math.log(params.size[1]), 1, 1).exp() * side
@@ -184,9 +184,13 @@ def _paint(
     grain = _from_bank(bank, draw.texture, dy + draw.at[:, 2, None, None], dx + draw.at[:, 3, None, None])
     filling = (draw.gain * source + draw.level + draw.roughness * grain[..., None]).clamp(0.0, 1.0)
 
-    under = pixels[items, rows, columns]
-    pixels[items, rows, columns] = torch.lerp(under, filling, (shape * draw.opacity)[..., None])
-    mask[items, rows, columns] |= shape > _MASK_OPACITY
+    opacity = (shape * draw.opacity)[..., None]
+    if window == side and len(draw.centre) == len(pixels):
+        pixels.lerp_(filling, opacity)
+        mask |= shape > _MASK_OPACITY
+    else:
+        pixels[items, rows, columns] = torch.lerp(pixels[items, rows, columns], filling, opacity)
+        mask[items, rows, columns] |= shape > _MASK_OPACITY
 
 
 def _deep(condition: Tensor) -> Tensor:
@@ -199,6 +203,12 @@ def _window(reach: float, side: int) -> int:
 
 def _from_bank(bank: Tensor, layer: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return bank[layer[:, None, None], y % BANK_SIDE, x % BANK_SIDE]
+
+
+@cache
+def _numbers(fills: tuple[Fill, ...], device: torch.device) -> Tensor:
+    """The numbers of the fillings, kept: making them on a GPU waits for it."""
+    return torch.tensor([FILLS.index(name) for name in fills], device=device)
 
 
 @cache
