@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 WARM_UP = 0.05  # of all training
 FIRST_SHARE = LAST_SHARE = 0.01
@@ -22,4 +23,7 @@ def cosine_share(done: float) -> float:
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Have the next step use `rate`."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from aesc.device import autocast, make_deterministic
 from aesc.errors import AescError
-from aesc.examples import make_example, restoration_loss
+from aesc.examples import make_example
 from aesc.files import write_atomically
 from aesc.interrupts import certain_interrupts
 from aesc.learning_rate import cosine_share, set_rate
@@ -23,6 +23,7 @@ from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.seeding import Stream, generator
+from aesc.training_step import TrainingStep
 
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_VERSION = 2
@@ -56,7 +57,7 @@ class _State:
     """Everything that the next epoch depends on."""
 
     network: AESc
-    optimiser: torch.optim.Adam
+    step: TrainingStep
     schedule: torch.optim.lr_scheduler.ReduceLROnPlateau
     best: dict[str, Tensor]
     losses: list[Tensor] = field(default_factory=list)  # of each epoch, on the CPU
@@ -119,7 +120,7 @@ def fit(
                 state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
             )
             state.losses.append(losses)
-            rate = float(state.optimiser.param_groups[0]["lr"])
+            rate = float(state.step.optimiser.param_groups[0]["lr"])
             if left is not None and len(losses) == left:
                 break
             psnr = validation_psnr(state.network, validation, params=params, device=device)
@@ -128,7 +129,7 @@ def fit(
                 state.schedule.step(psnr)
             if not state.history or psnr > state.history[state.best_epoch].psnr:
                 state.best_epoch = epoch
-                state.best = _weights_on_cpu(state.network)
+                state.best = _weights(state.network)
             seen = (epoch + 1) * settings.images_per_epoch
             state.history.append(Epoch(epoch, loss, psnr, rate, seen, time.monotonic() - began))
             bar.set_postfix(loss=f"{loss:.5f}", psnr=f"{psnr:.2f}")
@@ -152,12 +153,12 @@ def _start(channels: int, params: Params, device: torch.device) -> _State:
         dropout=params.network.dropout,
         generator=generator(params.training.seed, Stream.WEIGHTS),
     ).to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=params.training.learning_rate, fused=device.type != "mps")
+    step = TrainingStep(network, params=params, device=device)
     # PyTorch's patience is how many epochs it tolerates, one less than after how many the rate falls.
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, mode="max", factor=params.training.factor, patience=params.training.patience - 1, threshold=0.0
+        step.optimiser, mode="max", factor=params.training.factor, patience=params.training.patience - 1, threshold=0.0
     )
-    return _State(network, optimiser, schedule, _weights_on_cpu(network))
+    return _State(network, step, schedule, _weights(network))
 
 
 def _train_epoch(
@@ -172,9 +173,7 @@ def _train_epoch(
 ) -> tuple[Tensor, float]:
     """One pass over `images_per_epoch` corrupted images: (steps,) losses on the CPU, and their mean over images."""
     settings = params.training
-    streams = {
-        stream: generator(settings.seed, stream, epoch, device=device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)
-    }
+    state.step.begin_epoch(epoch)
     state.network.train()
     order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
     whole = order.split(settings.batch_size)
@@ -183,40 +182,12 @@ def _train_epoch(
     for step, indices in enumerate(batches):
         if settings.schedule == "cosine":
             share = cosine_share((epoch + step / len(whole)) / settings.epochs)
-            set_rate(state.optimiser, settings.learning_rate * share)
-        losses[step] = train_step(
-            state.network,
-            state.optimiser,
-            train.batch(indices),
-            params=params,
-            corruption_stream=streams[Stream.CORRUPTION],
-            dropout_stream=streams[Stream.DROPOUT],
-        )
+            set_rate(state.step.optimiser, settings.learning_rate * share)
+        losses[step] = state.step(train.batch(indices))
         progress(len(indices))
     found = losses.cpu()
     sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)
     return found, float((found.double() * sizes).sum() / sizes.sum())
-
-
-def train_step(
-    network: AESc,
-    optimiser: torch.optim.Optimizer,
-    clean: Tensor,
-    *,
-    params: Params,
-    corruption_stream: torch.Generator,
-    dropout_stream: torch.Generator,
-) -> Tensor:
-    """One step on a batch of clean images (batch x channels x side x side in [0, 1]); its loss, still on the device."""
-    settings = params.training
-    example = make_example(clean, params=params.corruption, generator=corruption_stream)
-    optimiser.zero_grad(set_to_none=True)
-    with autocast(clean.device, settings.precision):
-        output = network(example.corrupted, generator=dropout_stream if params.network.dropout_in_training else None)
-    loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
-    loss.backward()
-    optimiser.step()
-    return loss.detach()
 
 
 def _require_finite(values: dict[str, float], epoch: int, learning_rate: float) -> None:
@@ -250,8 +221,8 @@ def validation_psnr(network: AESc, validation: Pixels, *, params: Params, device
     return -10.0 * math.log10(max(total.item() / len(validation), 1e-12))
 
 
-def _weights_on_cpu(network: AESc) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+def _weights(network: AESc) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 def _save(state: _State, path: Path, fingerprint: str) -> None:
@@ -259,7 +230,7 @@ def _save(state: _State, path: Path, fingerprint: str) -> None:
         "version": CHECKPOINT_VERSION,
         "fingerprint": fingerprint,
         "network": state.network.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimiser": state.step.optimiser.state_dict(),
         "schedule": state.schedule.state_dict(),
         "best": state.best,
         "best_epoch": state.best_epoch,
@@ -293,9 +264,9 @@ def _resume(state: _State, path: Path, fingerprint: str, device: torch.device) -
     if content.get("version") != CHECKPOINT_VERSION or content.get("fingerprint") != fingerprint:
         return 0
     state.network.load_state_dict(content["network"])
-    state.optimiser.load_state_dict(content["optimiser"])
+    state.step.optimiser.load_state_dict(content["optimiser"])
     state.schedule.load_state_dict(content["schedule"])
-    state.best = {name: tensor.cpu() for name, tensor in content["best"].items()}
+    state.best = content["best"]
     state.best_epoch = content["best_epoch"]
     state.losses = [losses.cpu() for losses in content["losses"]]
     state.history = [Epoch(**epoch) for epoch in content["history"]]

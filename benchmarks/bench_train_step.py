@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from aesc.device import autocast
 from aesc.network import build_network
 from aesc.params_file import load_params
-from aesc.training import train_step
+from aesc.training_step import train_step
 from benchmarks.reference.network import PlainAESc, copy_weights
 from benchmarks.report import alternate, report, timed
 

@@ -16,7 +16,7 @@ def plain_pass(network: PlainAESc, images: Tensor, rates: tuple[float, ...], str
             return x
         _, maps, height, width = x.shape
         # The maps last, as the project draws them: the same seed must give the same masks.
-        keep = torch.rand(1, height, width, maps, generator=stream).permute(0, 3, 1, 2) >= rate
+        keep = torch.rand(1, height, width, maps, generator=stream, device=stream.device).permute(0, 3, 1, 2) >= rate
         return x * keep / (1.0 - rate)
 
     x, levels = images, []

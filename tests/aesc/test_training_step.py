@@ -1,0 +1,90 @@
+"""One step, and its recording on a GPU."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from aesc.device import make_deterministic
+from aesc.learning_rate import set_rate
+from aesc.network import AESc, build_network
+from aesc.params import Params
+from aesc.params_file import load_params
+from aesc.training_step import WARM_UP, TrainingStep
+
+BATCH = 4
+STEPS = WARM_UP + 4
+
+
+def params(preset: str, *overrides: str) -> Params:
+    fixed = ("data.image_size=64", f"training.batch_size={BATCH}", "training.learning_rate=0.001")
+    return load_params(Path(__file__).parents[2] / "params.yaml", preset=preset, overrides=[*fixed, *overrides])
+
+
+def network_of(recipe: Params) -> AESc:
+    shape = recipe.network
+    stream = torch.Generator().manual_seed(0)
+    return build_network(image_size=64, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream).train()
+
+
+def run(recipe: Params, device: torch.device, sizes: list[int]) -> tuple[list[float], Tensor]:
+    """Losses and the final weights of steps with batches of these sizes, the rate halved before each."""
+    network = network_of(recipe).to(device)
+    step = TrainingStep(network, params=recipe, device=device)
+    step.begin_epoch(0)
+    stream = torch.Generator().manual_seed(1)
+    losses = []
+    for number, size in enumerate(sizes):
+        set_rate(step.optimiser, 0.002 * 0.5**number)
+        losses.append(step(torch.rand(size, 3, 64, 64, generator=stream).to(device)).clone())
+    weights = torch.cat([tensor.double().flatten().cpu() for tensor in network.state_dict().values()])
+    return torch.stack(losses).tolist(), weights
+
+
+def test_the_rate_of_each_step_counts() -> None:
+    recipe = params("paper")
+    network = network_of(recipe)
+    step = TrainingStep(network, params=recipe, device=torch.device("cpu"))
+    step.begin_epoch(0)
+    set_rate(step.optimiser, 0.0)
+    before = copy.deepcopy(network.decoder[0].weight)
+    step(torch.rand(BATCH, 3, 64, 64))
+    assert torch.equal(before, network.decoder[0].weight)
+    set_rate(step.optimiser, 0.001)
+    step(torch.rand(BATCH, 3, 64, 64))
+    moved = (network.decoder[0].weight - before).abs().max()
+    assert 0.0005 < moved < 0.01  # Adam's steps are about as long as the rate
+
+
+def test_an_epoch_draws_the_same_whatever_came_before_it() -> None:
+    recipe, clean = params("best"), torch.rand(BATCH, 3, 64, 64)
+    found = []
+    for epochs in ([3], [0, 1, 3]):
+        step = TrainingStep(network_of(recipe), params=recipe, device=torch.device("cpu"))
+        set_rate(step.optimiser, 0.0)
+        for epoch in epochs:
+            step.begin_epoch(epoch)
+            loss = step(clean)
+        found.append(loss.item())
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records steps of a GPU")
+@pytest.mark.parametrize("preset", ["paper", "best"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recorded_step_gives_the_bits_of_the_step_itself(
+    preset: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, device = params(preset, f"training.precision={precision}"), torch.device("cuda")
+    make_deterministic(device)
+    sizes = [BATCH] * STEPS + [BATCH - 1, BATCH]
+    losses, weights = run(recipe, device, sizes)
+    monkeypatch.setattr("aesc.training_step.WARM_UP", len(sizes))
+    plain_losses, plain_weights = run(recipe, device, sizes)
+    assert losses == plain_losses
+    assert torch.equal(weights, plain_weights)
+    assert len(set(losses)) == len(sizes)
