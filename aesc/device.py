@@ -14,9 +14,13 @@ from aesc.errors import AescError
 def resolve_device(wish: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
+    On a CUDA device float32 products are from then on float32: PyTorch would round them to TensorFloat-32, and a
+    threshold that was calibrated on one device must hold on another.
+
     Raises:
         AescError: the wished device is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if wish == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesc.device import gains_by_bfloat16
-from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, phase_kernels
+from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, phase_kernels, shuffle_phases
 from aesc.seeding import Stream, generator
 
-DEEP_TOGETHER = 16  # passes x images that go through the small maps at once
-CACHED_PIXELS = 4 * 256 * 256  # of the images that go through the large maps at once, on a CPU
+DEEP_TOGETHER = 16  # passes x images that go through the small maps at once on a CPU
+CACHED_PIXELS = 4 * 256 * 256  # of the images that go through the large maps at once there
+GPU_PIXELS = 256 * 256 * 256  # passes x images x pixels that go through everything at once on a GPU
 
 # One a layer, in the order of `AESc.forward`: passes x maps x height x width; None where the rate is 0.
 _Masks = list[Tensor | None]
@@ -80,7 +81,7 @@ class StochasticPasses:
                 rows = slice(start, start + len(outputs))
                 welford(mean[rows], squares[rows], outputs, count)
         # Pixels were counted where the four phases lie, so that the shuffle into an image is needed once.
-        return F.pixel_shuffle(squares / (passes - 1), 2)
+        return shuffle_phases(squares / (passes - 1))
 
     def _unshuffled(self, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
@@ -92,18 +93,22 @@ class StochasticPasses:
         batch = len(images)
         levels = self._common(images)
         masks = self._masks_of(passes, seed, images.device)
-        together = max(1, DEEP_TOGETHER // batch)
-        group = batch
-        if images.device.type == "cpu":
-            group = max(1, CACHED_PIXELS // images[0, 0].numel())
+        pixels = images[0, 0].numel()
+        on_cpu = images.device.type == "cpu"
+        together = max(1, (DEEP_TOGETHER if on_cpu else GPU_PIXELS // pixels) // batch)
+        group = max(1, CACHED_PIXELS // pixels)
         for begin in range(0, passes, together):
             chosen = [None if mask is None else mask[begin : begin + together] for mask in masks]
             deep = self._deep(levels[self._first], chosen, min(together, passes - begin))
-            for number, maps in enumerate(deep.split(batch)):
+            if not on_cpu:
+                outputs = self._shallow(deep, levels[: self._first])
+                yield from ((begin + number, 0, maps) for number, maps in enumerate(outputs.split(batch), start=1))
+                continue
+            for number, maps in enumerate(deep.split(batch), start=1):
                 for start in range(0, batch, group):
                     rows = slice(start, start + group)
                     skipped = [level[rows] for level in levels[: self._first]]
-                    yield begin + number + 1, start, self._shallow(maps[rows], skipped)
+                    yield begin + number, start, self._shallow(maps[rows], skipped)
 
     def _common(self, images: Tensor) -> list[Tensor]:
         """The encoder's levels up to the one that drops first, before it drops."""
@@ -128,16 +133,20 @@ class StochasticPasses:
             x = self._join(_drop(_up(x, kernel), decoder_masks, number, batch), levels.pop())
         return x
 
-    def _shallow(self, x: Tensor, skipped: list[Tensor]) -> Tensor:
-        """The rest of the decoder, where nothing drops."""
+    def _shallow(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """The rest of the decoder, where nothing drops, of one pass or of several that share `levels`."""
+        skipped = list(levels)
         for kernel in self._up[len(self._up) - len(skipped) :]:
             x = self._join(_up(x, kernel), skipped.pop())
         return torch.sigmoid_(F.conv2d(x, self._head.weight, self._head.bias, padding=1))
 
     def _join(self, x: Tensor, skipped: Tensor) -> Tensor:
+        """`skipped` holds as many images as `x` or, where passes share it, those of one pass."""
         if self._skip == "add":
-            return x.add_(skipped)
-        return torch.cat([x, skipped], dim=1) if self._skip == "concat" else x
+            x.unflatten(0, (-1, len(skipped))).add_(skipped)
+        elif self._skip == "concat":
+            x = torch.cat([x, skipped.repeat(len(x) // len(skipped), 1, 1, 1)], dim=1)
+        return x
 
     def _masks_of(self, passes: int, seed: int, device: torch.device) -> _Masks:
         """The masks of all passes, drawn in the order in which `AESc.forward` draws them."""
@@ -207,7 +216,7 @@ def _down(x: Tensor, kernel: _Kernel) -> Tensor:
 
 def _up(x: Tensor, kernel: _Kernel) -> Tensor:
     products = F.conv2d(x.to(kernel.weight.dtype), kernel.weight, kernel.bias, padding=1)
-    return F.pixel_shuffle(F.leaky_relu_(products, LEAKY_SLOPE), 2).float()
+    return shuffle_phases(F.leaky_relu_(products, LEAKY_SLOPE)).float()
 
 
 def _drop(x: Tensor, masks: _Masks, number: int, batch: int) -> Tensor:
@@ -217,6 +226,9 @@ def _drop(x: Tensor, masks: _Masks, number: int, batch: int) -> Tensor:
         return x
     if batch == 1:
         return x.mul_(mask)
+    if x.device.type != "cpu":
+        x.unflatten(0, (len(mask), batch)).mul_(mask[:, None])
+        return x
     for of_pass, rows in zip(mask, x.split(batch), strict=True):
         rows.mul_(of_pass)
     return x

@@ -183,7 +183,7 @@ def _train_epoch(
         if settings.schedule == "cosine":
             share = cosine_share((epoch + step / len(whole)) / settings.epochs)
             set_rate(state.step.optimiser, settings.learning_rate * share)
-        losses[step] = state.step(train.batch(indices))
+        losses[step] = state.step(train, indices)
         progress(len(indices))
     found = losses.cpu()
     sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)

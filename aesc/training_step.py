@@ -1,7 +1,7 @@
-"""One training step: corrupt a batch, give it back, compare, learn. On a GPU it is recorded once and replayed.
+"""One training step: corrupt a batch, give it back, compare, learn.
 
-A step is some hundred small kernels; launching them one by one takes longer than computing them. A CUDA graph launches
-all of them at once (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+On a CUDA device both halves are recorded (aesc/recorded.py) and run beside each other: while the network learns from
+one batch, the next is corrupted.
 """
 
 from __future__ import annotations
@@ -10,108 +10,77 @@ import torch
 from torch import Tensor
 
 from aesc.device import autocast
-from aesc.examples import make_example, restoration_loss
+from aesc.examples import Example, make_example, restoration_loss
 from aesc.learning_rate import set_rate
 from aesc.network import AESc
 from aesc.params import Params
+from aesc.pixels import Pixels
+from aesc.recorded import Recorded
 from aesc.seeding import Stream, derive_seed
 
-WARM_UP = 3  # steps before one is recorded: libraries choose their kernels and set up their memory in the first ones
-
-
-def train_step(
-    network: AESc,
-    optimiser: torch.optim.Optimizer,
-    clean: Tensor,
-    *,
-    params: Params,
-    corruption_stream: torch.Generator,
-    dropout_stream: torch.Generator,
-) -> Tensor:
-    """One step on a batch of clean images (batch x channels x side x side in [0, 1]); its loss, still on the device."""
-    settings = params.training
-    example = make_example(clean, params=params.corruption, generator=corruption_stream)
-    optimiser.zero_grad(set_to_none=True)
-    with autocast(clean.device, settings.precision):
-        output = network(example.corrupted, generator=dropout_stream if params.network.dropout_in_training else None)
-    loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
-    loss.backward()
-    optimiser.step()
-    return loss.detach()
+WARM_UP = 3  # steps before they are recorded
 
 
 class TrainingStep:
-    """The steps of one training, with the random streams that they draw from.
+    """The steps of one training, with the optimiser and the random streams that they draw from.
 
-    On a CUDA device the first steps run as they are; then one is recorded, and replayed with other images. Replayed or
-    not, a step launches the same kernels on the same random numbers. A batch of another size runs as it is.
+    On a CUDA device the first steps run as they are; from then on they are replayed, with the same results. A batch of
+    another size runs as it is.
 
     Args:
         network: in training mode, on `device`.
         params: network, corruption and training are used.
-        device: of the batches too.
+        device: of the images too.
     """
 
     def __init__(self, network: AESc, *, params: Params, device: torch.device) -> None:
         self._network = network
         self._params = params
-        recorded = device.type == "cuda"
+        self._streams = {stream: torch.Generator(device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)}
+        self._replays = _Replays(self, device) if device.type == "cuda" else None
         rate = params.training.learning_rate
         # What is recorded reads the rate from the device.
-        self._rate = torch.tensor(rate, device=device) if recorded else None
+        self._rate = torch.tensor(rate, device=device) if self._replays else None
         self.optimiser = torch.optim.Adam(
             network.parameters(),
             lr=rate if self._rate is None else self._rate,
             fused=device.type != "mps",
-            capturable=recorded,
+            capturable=self._replays is not None,
         )
-        self._streams = {stream: torch.Generator(device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)}
-        self._steps = 0
-        self._side = torch.cuda.Stream(device) if recorded else None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._clean = self._loss = torch.empty(0)
 
     def begin_epoch(self, epoch: int) -> None:
         """Seed the streams: what an epoch draws depends on the training's seed and the epoch only."""
         for stream, drawn in self._streams.items():
             drawn.manual_seed(derive_seed(self._params.training.seed, stream, epoch))
 
-    def __call__(self, clean: Tensor) -> Tensor:
-        """One step on a batch of clean images, see `train_step`; use the loss before the next step overwrites it."""
-        if self._side is None:
-            return self._run(clean)
+    def __call__(self, images: Pixels, indices: Tensor) -> Tensor:
+        """One step on the `images` at `indices`; its loss, on the device, which the next step may overwrite."""
+        if self._replays is None:
+            return self.learn(*self.corrupt(images.batch(indices)))[0]
         self._keep_rate()
-        self._steps += 1
-        if self._graph is None and self._steps > WARM_UP and len(clean) == self._params.training.batch_size:
-            self._graph = self._record(clean)
-        if self._graph is None or clean.shape != self._clean.shape:
-            self._side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._side):
-                loss = self._run(clean)
-            torch.cuda.current_stream().wait_stream(self._side)
-            return loss
-        self._clean.copy_(clean)
-        self._graph.replay()
-        return self._loss
+        return self._replays.step(images, indices, usual=len(indices) == self._params.training.batch_size)
 
-    def _run(self, clean: Tensor) -> Tensor:
-        return train_step(
-            self._network,
-            self.optimiser,
-            clean,
-            params=self._params,
-            corruption_stream=self._streams[Stream.CORRUPTION],
-            dropout_stream=self._streams[Stream.DROPOUT],
-        )
+    def corrupt(self, clean: Tensor) -> Example:
+        """What is learnt from a batch of clean images: batch x channels x side x side in [0, 1]."""
+        return make_example(clean, params=self._params.corruption, generator=self._streams[Stream.CORRUPTION])
 
-    def _record(self, clean: Tensor) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        for stream in self._streams.values():
-            graph.register_generator_state(stream)
-        self._clean = clean.clone()
-        with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
-            self._loss = self._run(self._clean)
-        return graph
+    def learn(self, corrupted: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor]:
+        """Learn from an example; its loss."""
+        settings = self._params.training
+        drops = self._streams[Stream.DROPOUT] if self._params.network.dropout_in_training else None
+        self.optimiser.zero_grad(set_to_none=True)
+        with autocast(corrupted.device, settings.precision):
+            output = self._network(corrupted, generator=drops)
+        example = Example(corrupted, target, mask)
+        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
+        loss.backward()
+        self.optimiser.step()
+        return (loss.detach(),)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What the two halves draw from: corruption, dropout."""
+        return list(self._streams.values())
 
     def _keep_rate(self) -> None:
         """A loaded checkpoint, and the schedules of some versions of PyTorch, put a rate of their own in its place."""
@@ -119,3 +88,39 @@ class TrainingStep:
             if group["lr"] is not self._rate:
                 rate, group["lr"] = float(group["lr"]), self._rate
                 set_rate(self.optimiser, rate)
+
+
+class _Replays:
+    """The two halves of a step on a CUDA device, each recorded on a stream of its own."""
+
+    def __init__(self, step: TrainingStep, device: torch.device) -> None:
+        self._step = step
+        self._steps = 0
+        self._corrupting, self._learning = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        corruption, dropout = step.generators
+        self._corrupt = Recorded(step.corrupt, generators=[corruption], stream=self._corrupting)
+        self._learn = Recorded(step.learn, generators=[dropout], stream=self._learning)
+        self._made, self._taken = torch.cuda.Event(), torch.cuda.Event()
+
+    def step(self, images: Pixels, indices: Tensor, *, usual: bool) -> Tensor:
+        self._steps += 1
+        if not usual or self._steps <= WARM_UP:
+            return self._as_it_is(images, indices)
+        caller = torch.cuda.current_stream()
+        with torch.cuda.stream(self._corrupting):
+            self._corrupting.wait_event(self._taken)
+            self._corrupt.take(images.batch(indices))
+            example = self._corrupt.replay()
+            self._made.record()
+        caller.wait_event(self._made)
+        self._learn.take(*example)
+        self._taken.record()
+        return self._learn.replay()[0]
+
+    def _as_it_is(self, images: Pixels, indices: Tensor) -> Tensor:
+        caller = torch.cuda.current_stream()
+        self._learning.wait_stream(caller)
+        with torch.cuda.stream(self._learning):
+            (loss,) = self._step.learn(*self._step.corrupt(images.batch(indices)))
+        caller.wait_stream(self._learning)
+        return loss

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -16,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from aesc.device import autocast
 from aesc.network import build_network
 from aesc.params_file import load_params
-from aesc.training_step import train_step
+from aesc.pixels import Pixels
+from aesc.training_step import TrainingStep
 from benchmarks.reference.network import PlainAESc, copy_weights
 from benchmarks.report import alternate, report, timed
 
@@ -55,17 +57,15 @@ def main() -> None:
 def _whole_step(preset: str, *, side: int) -> float:
     """Seconds of a step of `aesc.training`."""
     params = load_params(Path(__file__).parents[1] / "params.yaml", preset=preset)
-    stream = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, side, side, 3, generator=stream).permute(0, 3, 1, 2)
+    cpu, stream = torch.device("cpu"), torch.Generator().manual_seed(0)
+    store = torch.randint(256, (BATCH, side, side, 3), generator=stream, dtype=torch.uint8).numpy()
+    images, indices = Pixels(store, np.arange(BATCH), cpu), torch.arange(BATCH)
     shape = params.network
     network = build_network(image_size=side, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-
-    def step() -> None:
-        train_step(network, optimiser, images, params=params, corruption_stream=stream, dropout_stream=stream)
-
-    step()
-    return min(timed(step) for _ in range(ROUNDS))
+    step = TrainingStep(network, params=params, device=cpu)
+    step.begin_epoch(0)
+    step(images, indices)
+    return min(timed(lambda: step(images, indices)) for _ in range(ROUNDS))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from aesc.learning_rate import set_rate
 from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.params_file import load_params
+from aesc.pixels import Pixels
 from aesc.training_step import WARM_UP, TrainingStep
 
+CPU = torch.device("cpu")
 BATCH = 4
-STEPS = WARM_UP + 4
+STEPS = WARM_UP + 6
 
 
 def params(preset: str, *overrides: str) -> Params:
@@ -31,44 +34,50 @@ def network_of(recipe: Params) -> AESc:
     return build_network(image_size=64, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream).train()
 
 
+def pixels(device: torch.device) -> Pixels:
+    store = np.random.default_rng(0).integers(0, 256, (3 * BATCH, 64, 64, 3)).astype(np.uint8)
+    return Pixels(store, np.arange(len(store)), device)
+
+
 def run(recipe: Params, device: torch.device, sizes: list[int]) -> tuple[list[float], Tensor]:
     """Losses and the final weights of steps with batches of these sizes, the rate halved before each."""
     network = network_of(recipe).to(device)
     step = TrainingStep(network, params=recipe, device=device)
-    step.begin_epoch(0)
-    stream = torch.Generator().manual_seed(1)
+    images, stream = pixels(device), torch.Generator().manual_seed(1)
     losses = []
     for number, size in enumerate(sizes):
+        if number % 4 == 0:
+            step.begin_epoch(number // 4)
         set_rate(step.optimiser, 0.002 * 0.5**number)
-        losses.append(step(torch.rand(size, 3, 64, 64, generator=stream).to(device)).clone())
+        losses.append(step(images, torch.randperm(len(images), generator=stream)[:size]).clone())
     weights = torch.cat([tensor.double().flatten().cpu() for tensor in network.state_dict().values()])
     return torch.stack(losses).tolist(), weights
 
 
 def test_the_rate_of_each_step_counts() -> None:
     recipe = params("paper")
-    network = network_of(recipe)
-    step = TrainingStep(network, params=recipe, device=torch.device("cpu"))
+    network, images = network_of(recipe), pixels(CPU)
+    step = TrainingStep(network, params=recipe, device=CPU)
     step.begin_epoch(0)
     set_rate(step.optimiser, 0.0)
     before = copy.deepcopy(network.decoder[0].weight)
-    step(torch.rand(BATCH, 3, 64, 64))
+    step(images, torch.arange(BATCH))
     assert torch.equal(before, network.decoder[0].weight)
     set_rate(step.optimiser, 0.001)
-    step(torch.rand(BATCH, 3, 64, 64))
+    step(images, torch.arange(BATCH))
     moved = (network.decoder[0].weight - before).abs().max()
     assert 0.0005 < moved < 0.01  # Adam's steps are about as long as the rate
 
 
 def test_an_epoch_draws_the_same_whatever_came_before_it() -> None:
-    recipe, clean = params("best"), torch.rand(BATCH, 3, 64, 64)
+    recipe, images = params("best"), pixels(CPU)
     found = []
     for epochs in ([3], [0, 1, 3]):
-        step = TrainingStep(network_of(recipe), params=recipe, device=torch.device("cpu"))
+        step = TrainingStep(network_of(recipe), params=recipe, device=CPU)
         set_rate(step.optimiser, 0.0)
         for epoch in epochs:
             step.begin_epoch(epoch)
-            loss = step(clean)
+            loss = step(images, torch.arange(BATCH))
         found.append(loss.item())
     assert found[0] == found[1]
 
@@ -82,6 +91,7 @@ def test_a_recorded_step_gives_the_bits_of_the_step_itself(
     recipe, device = params(preset, f"training.precision={precision}"), torch.device("cuda")
     make_deterministic(device)
     sizes = [BATCH] * STEPS + [BATCH - 1, BATCH]
+    sizes += [BATCH] * 20  # long enough for one half to overtake the other
     losses, weights = run(recipe, device, sizes)
     monkeypatch.setattr("aesc.training_step.WARM_UP", len(sizes))
     plain_losses, plain_weights = run(recipe, device, sizes)

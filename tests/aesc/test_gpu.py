@@ -1,0 +1,66 @@
+"""A GPU gives what a CPU gives: a threshold that was calibrated on one must hold on the other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from aesc.detection import mc_dropout_variance
+from aesc.device import resolve_device
+from aesc.mc_dropout import StochasticPasses
+from aesc.network import AESc, Skip, build_network, shuffle_phases
+from aesc.structured import paint_structured
+from tests.aesc.test_structured import PARAMS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
+
+
+def networks(skip: Skip = "add") -> tuple[AESc, AESc]:
+    """The same network on the CPU and on the GPU."""
+    stream = torch.Generator().manual_seed(0)
+    network = build_network(
+        image_size=128, channels=3, skip=skip, dropout=(0.0, 0.0, 0.1, 0.2, 0.3), generator=stream
+    ).eval()
+    return network, copy.deepcopy(network).to(resolve_device("cuda"))
+
+
+def images(count: int) -> torch.Tensor:
+    drawn = torch.rand(count, 128, 128, 3, generator=torch.Generator().manual_seed(1))
+    return drawn.permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def test_reconstructions_agree() -> None:
+    on_cpu, on_gpu = networks()
+    torch.testing.assert_close(on_gpu(images(4).cuda()).cpu(), on_cpu(images(4)), rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("skip", ["add", "none", "concat"])
+@pytest.mark.parametrize("count", [1, 5])
+@torch.inference_mode()
+def test_the_variance_over_passes_agrees(skip: Skip, count: int) -> None:
+    on_cpu, on_gpu = networks(skip)
+    ours = StochasticPasses(on_cpu, bfloat16=False).variance(images(count), passes=30, seed=3)
+    theirs = StochasticPasses(on_gpu, bfloat16=False).variance(images(count).cuda(), passes=30, seed=3).cpu()
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-9)
+    rounded = mc_dropout_variance(on_gpu, images(count).cuda(), passes=30, seed=3).cpu()  # in bfloat16 where it may
+    torch.testing.assert_close(rounded.mean(), ours.mean(), rtol=0.01, atol=0.0)
+
+
+def test_phases_are_shuffled_alike() -> None:
+    x = torch.rand(3, 8, 5, 7).contiguous(memory_format=torch.channels_last)
+    found = shuffle_phases(x.cuda())
+    assert torch.equal(found.cpu(), shuffle_phases(x))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_structured_corruption_leaves_most_of_an_image_alone() -> None:
+    clean = images(8).cuda()
+    painted = clean.clone()
+    mask = paint_structured(painted, params=PARAMS, generator=torch.Generator("cuda").manual_seed(0))
+    changed = (painted != clean).any(dim=1, keepdim=True)
+    assert (changed | ~mask).float().mean() > 0.95  # where it is said to be changed it is, but for equal numbers
+    share = mask.float().mean(dim=(1, 2, 3))
+    assert ((share > 0.0) & (share < 0.5)).all()
