@@ -10,7 +10,7 @@ distribution of its scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Annotated, Literal, Self, get_args
 
@@ -47,13 +47,17 @@ class Promise(BaseModel):
 
 
 class StrategyChoice(BaseModel):
-    """The chosen strategy, each one's mean AUROC, the AUROC by strategy and kind of corruption, and why."""
+    """The chosen strategy, each one's mean AUROC, the AUROC by strategy and kind of corruption, and why.
+
+    margins: how far below the best mean each one's may lie and still count as good.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Strategy
     means: dict[Strategy, float]
     evidence: dict[Strategy, dict[str, float]]
+    margins: dict[Strategy, float] = {}
     reason: str
 
 
@@ -168,13 +172,22 @@ def allowed_false_alarms(promise: Promise | tuple[int, int], m: int, *, confiden
     return int(np.argmax(cumulative >= confidence - _ROUNDING))
 
 
-def choose_strategy(separations: Mapping[Strategy, Mapping[str, float]], *, tie: float) -> StrategyChoice:
+def choose_strategy(
+    separations: Mapping[Strategy, Mapping[str, float]],
+    *,
+    tie: float,
+    error: Callable[[Strategy, Strategy], float] = lambda one, other: 0.0,
+) -> StrategyChoice:
     """The strategy that best separates clean images from the same images with corruptions not trained on.
+
+    A lead that is within chance does not count: strategies whose mean is within one standard error of the best, or
+    within `tie`, are tied with it, and the first of residual, combined, uncertainty wins (the one-standard-error rule:
+    Hastie, Tibshirani & Friedman, "The Elements of Statistical Learning", section 7.10).
 
     Args:
         separations: AUROC by strategy, then by kind of corruption; the same kinds for every strategy.
-        tie: strategies whose mean is within this of the best are tied; the first of residual, combined, uncertainty
-            wins.
+        tie: the least margin of a tie.
+        error: standard error of the difference of two strategies' means.
 
     Raises:
         AescError: no strategy, no kind, kinds that differ, or values outside [0, 1].
@@ -193,7 +206,8 @@ def choose_strategy(separations: Mapping[Strategy, Mapping[str, float]], *, tie:
             raise AescError(where, f"{name} has {found}", allowed="AUROCs from 0 to 1")
     means = {name: math.fsum(found.values()) / len(kinds) for name, found in evidence.items()}
     best = max(means, key=lambda name: means[name])
-    chosen = next(name for name in means if means[best] - means[name] <= tie + _ROUNDING)
+    margins = {name: tie if name == best else max(tie, error(best, name)) for name in means}
+    chosen = next(name for name in means if means[best] - means[name] <= margins[name] + _ROUNDING)
     others = ", ".join(f"{name} {means[name]:.4f}" for name in means if name != chosen)
     seen = f"on held-out {' and '.join(kinds)}"
     if not others:
@@ -201,11 +215,12 @@ def choose_strategy(separations: Mapping[Strategy, Mapping[str, float]], *, tie:
     elif chosen == best:
         reason = f"{chosen} has the best mean AUROC {seen}: {means[chosen]:.4f}, against {others}"
     else:
+        within = f"{tie:g}" if margins[chosen] == tie else f"one standard error, {margins[chosen]:.4f},"
         reason = (
-            f"{chosen} has mean AUROC {means[chosen]:.4f} {seen}, within {tie:g} of the best "
+            f"{chosen} has mean AUROC {means[chosen]:.4f} {seen}, within {within} of the best "
             f"({best} {means[best]:.4f}), and ties go to {chosen}"
         )
-    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, reason=reason)
+    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, margins=margins, reason=reason)
 
 
 def _exact(alpha: float) -> Fraction:

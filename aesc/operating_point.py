@@ -13,6 +13,7 @@ from aesc.errors import AescError
 from aesc.files import read_json, write_json
 from aesc.params import STRATEGIES, Detection, Params, Strategy
 from aesc.scoring import Scales
+from aesc.separation import Separation, error_of_difference, separation
 
 FILE = "operating_point.json"
 FORMAT = 4
@@ -104,8 +105,8 @@ def calibrate(
     """Choose the strategy and the thresholds from calibration images alone.
 
     Args:
-        scores: one row an image with columns split, corruption ("" for the image as it is) and `<strategy>_<score>`;
-            only rows of the split "calibration" are looked at.
+        scores: one row an image with columns path, split, corruption ("" for the image as it is) and
+            `<strategy>_<score>`; only rows of the split "calibration" are looked at.
 
     Raises:
         AescError: the promise cannot be kept and `calibration.on_shortage` is "stop".
@@ -117,14 +118,12 @@ def calibrate(
     uncertain = any(params.network.dropout)
     if params.detection.strategy == "auto":
         allowed = STRATEGIES if uncertain else ("residual",)
-        separations = {
-            strategy: {
-                str(corruption): _auroc(clean[f"{strategy}_{kind}"], corrupted[f"{strategy}_{kind}"])
-                for corruption, corrupted in rows[rows["corruption"] != ""].groupby("corruption")
-            }
-            for strategy in allowed
-        }
-        choice = choose_strategy(separations, tie=settings.tie)
+        found = {strategy: _separation(rows, f"{strategy}_{kind}") for strategy in allowed}
+        choice = choose_strategy(
+            {strategy: separated.auroc for strategy, separated in found.items()},
+            tie=settings.tie,
+            error=lambda one, other: error_of_difference(found[one], found[other]),
+        )
         strategy = choice.strategy
     else:
         choice, strategy = None, params.detection.strategy
@@ -163,7 +162,7 @@ def calibrate(
     )
 
 
-def _auroc(clean: pd.Series, corrupted: pd.Series) -> float:
-    from sklearn.metrics import roc_auc_score  # a second to import, and serving calibrates nothing
-
-    return float(roc_auc_score([0] * len(clean) + [1] * len(corrupted), pd.concat([clean, corrupted])))
+def _separation(rows: pd.DataFrame, column: str) -> Separation:
+    """Of calibration images, each with its own corruptions."""
+    by_kind = rows.pivot(index="path", columns="corruption", values=column)
+    return separation(by_kind[""], {str(kind): by_kind[kind] for kind in by_kind.columns if kind})

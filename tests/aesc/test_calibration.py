@@ -199,6 +199,21 @@ def test_ties_go_to_the_residual_then_to_combined() -> None:
     assert "only strategy" in choose_strategy({"residual": {"drops": 0.6}}, tie=0.0).reason
 
 
+def test_a_lead_within_one_standard_error_is_a_tie() -> None:
+    found = {"uncertainty": {"drops": 0.93}, "residual": {"drops": 0.90}, "combined": {"drops": 0.91}}
+    errors = {"residual": 0.02, "combined": 0.03}
+    choice = choose_strategy(found, tie=0.005, error=lambda best, name: errors[name])  # type: ignore[arg-type]
+    assert choice.strategy == "combined"
+    assert choice.margins == {"residual": 0.02, "combined": 0.03, "uncertainty": 0.005}
+    assert choice.reason == (
+        "combined has mean AUROC 0.9100 on held-out drops, within one standard error, 0.0300, of the best "
+        "(uncertainty 0.9300), and ties go to combined"
+    )
+    assert type(choice).model_validate_json(choice.model_dump_json()) == choice
+    small = choose_strategy(found, tie=0.05, error=lambda best, name: 0.0)  # type: ignore[arg-type]
+    assert small.strategy == "residual"
+
+
 def test_evidence_that_cannot_be_compared_is_refused() -> None:
     with pytest.raises(AescError, match="choice of the strategy"):
         choose_strategy({}, tie=0.0)

@@ -37,8 +37,8 @@ def make_scores(n: int, separation: dict[str, float], seed: int = 0) -> pd.DataF
     rng = np.random.default_rng(seed)
     rows = []
     for corruption in ("", "scratch", "drops"):
-        for _ in range(n):
-            row: dict[str, object] = {"split": "calibration", "corruption": corruption}
+        for number in range(n):
+            row: dict[str, object] = {"split": "calibration", "corruption": corruption, "path": f"{number}.png"}
             for name in STRATEGIES:
                 value = rng.uniform() + (separation[name] if corruption else 0.0)
                 row |= {f"{name}_{kind}": value for kind in (*IMAGE_SCORES, "peak")}
