@@ -264,7 +264,7 @@ def _resume(state: _State, path: Path, fingerprint: str, device: torch.device) -
     if content.get("version") != CHECKPOINT_VERSION or content.get("fingerprint") != fingerprint:
         return 0
     state.network.load_state_dict(content["network"])
-    state.step.optimiser.load_state_dict(content["optimiser"])
+    state.step.load_optimiser(content["optimiser"])
     state.schedule.load_state_dict(content["schedule"])
     state.best = content["best"]
     state.best_epoch = content["best_epoch"]

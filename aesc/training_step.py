@@ -6,6 +6,8 @@ one batch, the next is corrupted.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,15 @@ class TrainingStep:
         for stream, drawn in self._streams.items():
             drawn.manual_seed(derive_seed(self._params.training.seed, stream, epoch))
 
+    def load_optimiser(self, content: dict[str, Any]) -> None:
+        """Take up the state of an optimiser, of whatever kind of device."""
+        self.optimiser.load_state_dict(content)
+        for group in self.optimiser.param_groups:
+            group["capturable"] = self._rate is not None
+            group["lr"] = float(group["lr"])
+        if self._rate is not None:
+            self._keep_rate()
+
     def __call__(self, images: Pixels, indices: Tensor) -> Tensor:
         """One step on the `images` at `indices`; its loss, on the device, which the next step may overwrite."""
         if self._replays is None:
@@ -83,7 +94,7 @@ class TrainingStep:
         return list(self._streams.values())
 
     def _keep_rate(self) -> None:
-        """A loaded checkpoint, and the schedules of some versions of PyTorch, put a rate of their own in its place."""
+        """What is recorded reads one rate: another that was put in its place, as a schedule may, is copied into it."""
         for group in self.optimiser.param_groups:
             if group["lr"] is not self._rate:
                 rate, group["lr"] = float(group["lr"]), self._rate

@@ -19,6 +19,7 @@ from aesc.pixels import Pixels
 from aesc.training_step import WARM_UP, TrainingStep
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 4
 STEPS = WARM_UP + 6
 
@@ -80,6 +81,25 @@ def test_an_epoch_draws_the_same_whatever_came_before_it() -> None:
             loss = step(images, torch.arange(BATCH))
         found.append(loss.item())
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("rate", [0.125, torch.tensor(0.125)])
+def test_the_optimiser_of_another_kind_of_device_is_taken_up(rate: float | Tensor) -> None:
+    """On a GPU the rate is a tensor, and the optimiser one that can be recorded; elsewhere neither is."""
+    recipe, images, capturable = params("paper"), pixels(DEVICE), isinstance(rate, Tensor)
+    first, second = (TrainingStep(network_of(recipe).to(DEVICE), params=recipe, device=DEVICE) for _ in range(2))
+    first.begin_epoch(0)
+    first(images, torch.arange(BATCH))
+    content = first.optimiser.state_dict()
+    for group in content["param_groups"]:
+        group |= {"lr": rate, "capturable": capturable}
+    second.load_optimiser(content)
+    (group,) = second.optimiser.param_groups
+    assert float(group["lr"]) == 0.125
+    assert isinstance(group["lr"], Tensor) == group["capturable"] == (DEVICE.type == "cuda")
+    second.begin_epoch(0)
+    for _ in range(STEPS):
+        second(images, torch.arange(BATCH))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records steps of a GPU")
