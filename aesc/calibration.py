@@ -47,17 +47,13 @@ class Promise(BaseModel):
 
 
 class StrategyChoice(BaseModel):
-    """The chosen strategy, each one's mean AUROC, the AUROC by strategy and kind of corruption, and why.
-
-    margins: how far below the best mean each one's may lie and still count as good.
-    """
+    """The chosen strategy, each one's mean AUROC, the AUROC by strategy and kind of corruption, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Strategy
     means: dict[Strategy, float]
     evidence: dict[Strategy, dict[str, float]]
-    margins: dict[Strategy, float] = {}
     reason: str
 
 
@@ -176,13 +172,14 @@ def choose_strategy(
     separations: Mapping[Strategy, Mapping[str, float]],
     *,
     tie: float,
-    error: Callable[[Strategy, Strategy], float] = lambda one, other: 0.0,
+    error: Callable[[Strategy, Strategy], float],
 ) -> StrategyChoice:
     """The strategy that best separates clean images from the same images with corruptions not trained on.
 
-    A lead that is within chance does not count: strategies whose mean is within one standard error of the best, or
-    within `tie`, are tied with it, and the first of residual, combined, uncertainty wins (the one-standard-error rule:
-    Hastie, Tibshirani & Friedman, "The Elements of Statistical Learning", section 7.10).
+    Strategies whose mean is within one standard error of the best, or within `tie`, are tied with it, and the first of
+    residual, combined, uncertainty wins. That is the one-standard-error rule (Hastie, Tibshirani & Friedman, "The
+    Elements of Statistical Learning", section 7.10) with the error of the difference: all are measured on the same
+    images.
 
     Args:
         separations: AUROC by strategy, then by kind of corruption; the same kinds for every strategy.
@@ -206,8 +203,8 @@ def choose_strategy(
             raise AescError(where, f"{name} has {found}", allowed="AUROCs from 0 to 1")
     means = {name: math.fsum(found.values()) / len(kinds) for name, found in evidence.items()}
     best = max(means, key=lambda name: means[name])
-    margins = {name: tie if name == best else max(tie, error(best, name)) for name in means}
-    chosen = next(name for name in means if means[best] - means[name] <= margins[name] + _ROUNDING)
+    margins = {name: max(tie, error(best, name)) for name in means if name != best}
+    chosen = next(name for name in means if means[best] - means[name] <= margins.get(name, 0.0) + _ROUNDING)
     others = ", ".join(f"{name} {means[name]:.4f}" for name in means if name != chosen)
     seen = f"on held-out {' and '.join(kinds)}"
     if not others:
@@ -220,7 +217,7 @@ def choose_strategy(
             f"{chosen} has mean AUROC {means[chosen]:.4f} {seen}, within {within} of the best "
             f"({best} {means[best]:.4f}), and ties go to {chosen}"
         )
-    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, margins=margins, reason=reason)
+    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, reason=reason)
 
 
 def _exact(alpha: float) -> Fraction:

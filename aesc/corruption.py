@@ -94,7 +94,7 @@ def _level(images: Tensor, params: Corruption, generator: torch.Generator) -> Te
 
 
 def _paint(images: Tensor, mask: Tensor, shape: Shape, params: Corruption, generator: torch.Generator) -> None:
-    """Blend one filling level a image, plus noise, into the window, in place."""
+    """Blend one filling level an image, plus noise, into the window or the whole image, in place."""
     batch = len(images)
     window = shape.opacity.shape[-1]
     device = images.device
@@ -145,11 +145,9 @@ def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator
 
 
 def _fill(outline: Outline, side: int, params: Corruption) -> Shape:
-    """The opacity of a stain in a window of the largest stain's size."""
+    """The opacity of a stain on the whole image."""
     table, sigma, _, centre = outline
-    high = params.size[1]
-    window = _window(high * side * (1.0 + params.irregularity + BLUR_REACH * params.blur), side, table.device)
-    dy, dx, corner = _offsets(centre, window, side)
+    dy, dx, corner = _offsets(centre, side, side)
     distance = torch.hypot(dy, dx)
     position = torch.remainder(torch.atan2(dy, dx), 2 * math.pi) * (STAIN_ANGLES / (2 * math.pi))
     before = position.long().clamp(max=STAIN_ANGLES - 1)
@@ -245,7 +243,7 @@ def _periodic_cubic(angles: Tensor, values: Tensor, at: Tensor) -> Tensor:
 
 
 def _window(reach: float, side: int, device: torch.device) -> int:
-    """Side of a window that holds everything within `reach` of its centre."""
+    """Side of a window that holds everything within `reach` of its centre; on a GPU, of the whole image."""
     return min(side, 2 * math.ceil(reach) + 1) if device.type == "cpu" else side
 
 

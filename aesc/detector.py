@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aesc.device import resolve_device
+from aesc.device import multiply_in_float32, resolve_device
 from aesc.errors import AescError
 from aesc.images import Image, read_image, to_network_input
 from aesc.network import AESc
@@ -89,6 +89,7 @@ class Detector:
     def load(cls, folder: Path, *, device: str = "auto") -> Detector:
         """Read what `save` wrote, on `device` (auto, cpu, cuda, cuda:N, mps)."""
         operating_point = OperatingPoint.load(folder)
+        multiply_in_float32()
         network, description = load_network(folder, device=resolve_device(device))
         if description.weights_sha256 != operating_point.weights_sha256:
             raise AescError(

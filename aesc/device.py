@@ -14,13 +14,9 @@ from aesc.errors import AescError
 def resolve_device(wish: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    On a CUDA device float32 products are from then on float32: PyTorch would round them to TensorFloat-32, and a
-    threshold that was calibrated on one device must hold on another.
-
     Raises:
         AescError: the wished device is not there.
     """
-    torch.backends.cudnn.allow_tf32 = False
     if wish == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -58,6 +54,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 def _is_bfloat16(device: torch.device, precision: str) -> bool:
     return precision == "bfloat16" or (precision == "auto" and gains_by_bfloat16(device))
+
+
+def multiply_in_float32() -> None:
+    """Have this process's CUDA devices multiply float32 numbers as such.
+
+    PyTorch would round them to TensorFloat-32, and a threshold that was calibrated on one device must hold on another.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def make_deterministic(device: torch.device) -> None:

@@ -120,7 +120,7 @@ def evaluate(
     stored = 0
     with tqdm(total=sum(len(job.rows) for job in jobs), unit="img", desc="evaluate", disable=None) as bar:
         for number, job in enumerate(jobs):
-            stream = generator(params.training.seed, Stream.HELD_OUT, number, device=device)
+            stream = generator(params.training.seed, Stream.HELD_OUT, number)
             pixels = Pixels(store, np.array([at[index] for index in job.rows.index], dtype=np.int64), device)
             for start, clean in zip(
                 range(0, len(pixels), INFERENCE_BATCH), pixels.batches(INFERENCE_BATCH), strict=True
@@ -128,7 +128,10 @@ def evaluate(
                 batch = job.rows.iloc[start : start + len(clean)]
                 images, drawn = clean, None
                 if job.corruption:
-                    images, drawn = corrupt(clean, params=_of_kind(params.corruption, job.corruption), generator=stream)
+                    # On the CPU, whatever the device: the same images must choose the strategy.
+                    kind = _of_kind(params.corruption, job.corruption)
+                    images, drawn = corrupt(clean.cpu(), params=kind, generator=stream)
+                    images = images.to(device)
                 scored = scorer(images)
                 frame = _describe(batch, job, drawn)
                 for name, values in scored.scores.items():

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 def certain_interrupts() -> Iterator[Callable[[], None]]:
     """Remember Ctrl-C; the value raises the KeyboardInterrupt again if one got lost. Call it in each round of a loop.
 
-    Python's own report of a lost one, a traceback, is not printed: the interrupt is not ignored. Outside the main
-    thread, and where somebody handles SIGINT, or what Python drops, in a way of their own, nothing is changed.
+    One that got lost after the last round is raised at the end. Python's own report of it, a traceback, is not
+    printed: the interrupt is not ignored. Outside the main thread, and where somebody handles SIGINT, or what Python
+    drops, in a way of their own, nothing is changed.
     """
-    lost = threading.Event()
+    lost, unsaid = threading.Event(), threading.Event()
     ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -38,10 +39,13 @@ def certain_interrupts() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if lost.is_set():
+            unsaid.clear()
             raise KeyboardInterrupt
 
     def report(dropped: UnraisableHookArgs) -> None:
-        if not (lost.is_set() and dropped.exc_type is KeyboardInterrupt):
+        if lost.is_set() and dropped.exc_type is KeyboardInterrupt:
+            unsaid.set()
+        else:
             sys.__unraisablehook__(dropped)
 
     reports = ours and sys.unraisablehook is sys.__unraisablehook__
@@ -56,3 +60,5 @@ def certain_interrupts() -> Iterator[Callable[[], None]]:
             sys.unraisablehook = sys.__unraisablehook__
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+    if unsaid.is_set():
+        raise KeyboardInterrupt

@@ -7,7 +7,8 @@ A pass equals `AESc.forward` with one dropout mask a layer for the whole batch, 
   convolutions are brought to their four phases once, not at each pass;
 - the masks follow from the seed alone, so they are drawn once and kept;
 - below the first dropout maps are small and kernels large, so several passes of a few images go through together;
-  above it maps are large and kernels small, so few images go through at a time and stay in the processor's cache;
+  above it maps are large and kernels small, so on a CPU few images go through at a time and stay in its cache. On a GPU
+  as many passes as fill it go through everything together;
 - where the device has units for it, the convolutions between the dropout layers multiply in bfloat16 (sums and maps
   stay float32). What comes after the last dropout is float32: rounding there would pass for uncertainty.
 """
@@ -145,7 +146,9 @@ class StochasticPasses:
         if self._skip == "add":
             x.unflatten(0, (-1, len(skipped))).add_(skipped)
         elif self._skip == "concat":
-            x = torch.cat([x, skipped.repeat(len(x) // len(skipped), 1, 1, 1)], dim=1)
+            if len(skipped) < len(x):
+                skipped = _channels_last(skipped.repeat(len(x) // len(skipped), 1, 1, 1))
+            x = torch.cat([x, skipped], dim=1)
         return x
 
     def _masks_of(self, passes: int, seed: int, device: torch.device) -> _Masks:

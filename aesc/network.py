@@ -64,7 +64,8 @@ def shuffle_phases(x: Tensor) -> Tensor:
     if x.device.type != "cuda":
         return F.pixel_shuffle(x, 2)
     batch, maps, height, width = x.shape
-    phases = x.permute(0, 2, 3, 1).reshape(batch, height, width, maps // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
+    phases = x.permute(0, 2, 3, 1).reshape(batch, height, width, maps // 4, 2, 2)
+    phases = phases.permute(0, 1, 4, 2, 5, 3)  # batch, height, phase y, width, phase x, maps
     return phases.reshape(batch, 2 * height, 2 * width, maps // 4).permute(0, 3, 1, 2)
 
 

@@ -165,4 +165,5 @@ def calibrate(
 def _separation(rows: pd.DataFrame, column: str) -> Separation:
     """Of calibration images, each with its own corruptions."""
     by_kind = rows.pivot(index="path", columns="corruption", values=column)
-    return separation(by_kind[""], {str(kind): by_kind[kind] for kind in by_kind.columns if kind})
+    kinds = {str(kind): by_kind[kind] for kind in by_kind.columns}
+    return separation(kinds.pop("", ()), kinds)

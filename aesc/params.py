@@ -169,7 +169,7 @@ class Calibration(Section):
     abstention_rate: Annotated[float, Field(ge=0.0, lt=1.0)]  # most clean images that abstain: see aesc/abstention.py
     on_shortage: Literal["attain", "stop"]
     held_out: Annotated[tuple[LocalKind, ...], Field(strict=False, min_length=1)]
-    tie: Share  # a lead in AUROC below this is a tie, and ties go to the residual
+    tie: Share  # a lead in AUROC below this, or below its standard error, is a tie, and ties go to the residual
 
 
 class Evaluation(Section):

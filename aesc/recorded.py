@@ -15,6 +15,8 @@ from torch import Tensor
 class Recorded:
     """Replays `function`; a replay launches the kernels that it would, on the same random numbers.
 
+    Tensors that a replay changes keep their version, so that who watches versions does not see it.
+
     Before the first call the function must have run a few times, in which libraries choose kernels and set up memory.
 
     Args:
@@ -45,7 +47,7 @@ class Recorded:
             mine.copy_(given)
 
     def replay(self) -> tuple[Tensor, ...]:
-        """What the function makes of the inputs; the next replay overwrites it."""
+        """What the function makes of the inputs; the next `take` may overwrite it."""
         assert self._graph is not None  # noqa: S101  # narrows the type: `take` comes first
         self._graph.replay()
         return self._outputs

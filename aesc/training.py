@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aesc.device import autocast, make_deterministic
+from aesc.device import autocast, make_deterministic, multiply_in_float32
 from aesc.errors import AescError
 from aesc.examples import make_example
 from aesc.files import write_atomically
@@ -96,6 +96,7 @@ def fit(
         AescError: the loss is not finite, or the checkpoint cannot be written.
     """
     make_deterministic(device)
+    multiply_in_float32()
     state = _start(channels, params, device)
     resumed_at = _resume(state, checkpoint, fingerprint, device) if checkpoint else 0
     began = time.monotonic() - (state.history[-1].seconds if state.history else 0.0)
@@ -120,7 +121,7 @@ def fit(
                 state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
             )
             state.losses.append(losses)
-            rate = float(state.step.optimiser.param_groups[0]["lr"])
+            rate = state.step.rate
             if left is not None and len(losses) == left:
                 break
             psnr = validation_psnr(state.network, validation, params=params, device=device)

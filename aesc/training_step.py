@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from aesc.pixels import Pixels
 from aesc.recorded import Recorded
 from aesc.seeding import Stream, derive_seed
 
-WARM_UP = 3  # steps before they are recorded
+STEPS_BEFORE_RECORDING = 3
 
 
 class TrainingStep:
@@ -36,30 +37,39 @@ class TrainingStep:
     """
 
     def __init__(self, network: AESc, *, params: Params, device: torch.device) -> None:
-        self._network = network
-        self._params = params
-        self._streams = {stream: torch.Generator(device) for stream in (Stream.CORRUPTION, Stream.DROPOUT)}
-        self._replays = _Replays(self, device) if device.type == "cuda" else None
+        self._seed = params.training.seed
+        self._batch_size = params.training.batch_size
+        recorded = device.type == "cuda"
         rate = params.training.learning_rate
         # What is recorded reads the rate from the device.
-        self._rate = torch.tensor(rate, device=device) if self._replays else None
+        self._rate = torch.tensor(rate, device=device) if recorded else None
+        self._flags = {"fused": device.type != "mps", "capturable": recorded}
         self.optimiser = torch.optim.Adam(
             network.parameters(),
             lr=rate if self._rate is None else self._rate,
-            fused=device.type != "mps",
-            capturable=self._replays is not None,
+            fused=self._flags["fused"],
+            capturable=self._flags["capturable"],
         )
+        self._halves = _Halves(network, self.optimiser, params=params, device=device)
+        self._replays = _Replays(self._halves, device) if recorded else None
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in use."""
+        rate = self.optimiser.param_groups[0]["lr"]
+        # Of a float32 tensor the shortest number that it stands for: 0.004, not 0.004000000189989805.
+        return float(str(np.float32(float(rate)))) if isinstance(rate, Tensor) else float(rate)
 
     def begin_epoch(self, epoch: int) -> None:
         """Seed the streams: what an epoch draws depends on the training's seed and the epoch only."""
-        for stream, drawn in self._streams.items():
-            drawn.manual_seed(derive_seed(self._params.training.seed, stream, epoch))
+        self._halves.corruption.manual_seed(derive_seed(self._seed, Stream.CORRUPTION, epoch))
+        self._halves.dropout.manual_seed(derive_seed(self._seed, Stream.DROPOUT, epoch))
 
     def load_optimiser(self, content: dict[str, Any]) -> None:
-        """Take up the state of an optimiser, of whatever kind of device."""
+        """Take up the state of an optimiser of whatever kind of device, before the first step."""
         self.optimiser.load_state_dict(content)
         for group in self.optimiser.param_groups:
-            group["capturable"] = self._rate is not None
+            group.update(self._flags)
             group["lr"] = float(group["lr"])
         if self._rate is not None:
             self._keep_rate()
@@ -67,31 +77,10 @@ class TrainingStep:
     def __call__(self, images: Pixels, indices: Tensor) -> Tensor:
         """One step on the `images` at `indices`; its loss, on the device, which the next step may overwrite."""
         if self._replays is None:
-            return self.learn(*self.corrupt(images.batch(indices)))[0]
+            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices)))
+            return loss
         self._keep_rate()
-        return self._replays.step(images, indices, usual=len(indices) == self._params.training.batch_size)
-
-    def corrupt(self, clean: Tensor) -> Example:
-        """What is learnt from a batch of clean images: batch x channels x side x side in [0, 1]."""
-        return make_example(clean, params=self._params.corruption, generator=self._streams[Stream.CORRUPTION])
-
-    def learn(self, corrupted: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor]:
-        """Learn from an example; its loss."""
-        settings = self._params.training
-        drops = self._streams[Stream.DROPOUT] if self._params.network.dropout_in_training else None
-        self.optimiser.zero_grad(set_to_none=True)
-        with autocast(corrupted.device, settings.precision):
-            output = self._network(corrupted, generator=drops)
-        example = Example(corrupted, target, mask)
-        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
-        loss.backward()
-        self.optimiser.step()
-        return (loss.detach(),)
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """What the two halves draw from: corruption, dropout."""
-        return list(self._streams.values())
+        return self._replays.step(images, indices, usual=len(indices) == self._batch_size)
 
     def _keep_rate(self) -> None:
         """What is recorded reads one rate: another that was put in its place, as a schedule may, is copied into it."""
@@ -101,22 +90,63 @@ class TrainingStep:
                 set_rate(self.optimiser, rate)
 
 
-class _Replays:
-    """The two halves of a step on a CUDA device, each recorded on a stream of its own."""
+class _Halves:
+    """A step's two halves, as they are."""
 
-    def __init__(self, step: TrainingStep, device: torch.device) -> None:
-        self._step = step
+    def __init__(
+        self, network: AESc, optimiser: torch.optim.Optimizer, *, params: Params, device: torch.device
+    ) -> None:
+        self._network = network
+        self._optimiser = optimiser
+        self._params = params
+        self.corruption, self.dropout = torch.Generator(device), torch.Generator(device)
+
+    def corrupt(self, clean: Tensor) -> Example:
+        """What is learnt from a batch of clean images: batch x channels x side x side in [0, 1]."""
+        return make_example(clean, params=self._params.corruption, generator=self.corruption)
+
+    def learn(self, corrupted: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor]:
+        """Learn from an example; its loss."""
+        settings = self._params.training
+        self._optimiser.zero_grad(set_to_none=True)
+        with autocast(corrupted.device, settings.precision):
+            drops = self._params.network.dropout_in_training
+            output = self._network(corrupted, generator=self.dropout if drops else None)
+        example = Example(corrupted, target, mask)
+        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
+        loss.backward()
+        self._optimiser.step()
+        return (loss.detach(),)
+
+
+class _Replays:
+    """The two halves on a CUDA device, each recorded on a stream of its own."""
+
+    def __init__(self, halves: _Halves, device: torch.device) -> None:
+        self._halves = halves
+        self._device = device
         self._steps = 0
         self._corrupting, self._learning = torch.cuda.Stream(device), torch.cuda.Stream(device)
-        corruption, dropout = step.generators
-        self._corrupt = Recorded(step.corrupt, generators=[corruption], stream=self._corrupting)
-        self._learn = Recorded(step.learn, generators=[dropout], stream=self._learning)
+        self._corrupt = Recorded(halves.corrupt, generators=[halves.corruption], stream=self._corrupting)
+        self._learn = Recorded(halves.learn, generators=[halves.dropout], stream=self._learning)
         self._made, self._taken = torch.cuda.Event(), torch.cuda.Event()
 
     def step(self, images: Pixels, indices: Tensor, *, usual: bool) -> Tensor:
         self._steps += 1
-        if not usual or self._steps <= WARM_UP:
-            return self._as_it_is(images, indices)
+        with torch.cuda.device(self._device):  # streams and events are those of the current device
+            if not usual or self._steps <= STEPS_BEFORE_RECORDING:
+                return self._as_it_is(images, indices)
+            return self._replayed(images, indices)
+
+    def _as_it_is(self, images: Pixels, indices: Tensor) -> Tensor:
+        caller = torch.cuda.current_stream()
+        self._learning.wait_stream(caller)
+        with torch.cuda.stream(self._learning):
+            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices)))
+        caller.wait_stream(self._learning)
+        return loss
+
+    def _replayed(self, images: Pixels, indices: Tensor) -> Tensor:
         caller = torch.cuda.current_stream()
         with torch.cuda.stream(self._corrupting):
             self._corrupting.wait_event(self._taken)
@@ -126,12 +156,5 @@ class _Replays:
         caller.wait_event(self._made)
         self._learn.take(*example)
         self._taken.record()
-        return self._learn.replay()[0]
-
-    def _as_it_is(self, images: Pixels, indices: Tensor) -> Tensor:
-        caller = torch.cuda.current_stream()
-        self._learning.wait_stream(caller)
-        with torch.cuda.stream(self._learning):
-            (loss,) = self._step.learn(*self._step.corrupt(images.batch(indices)))
-        caller.wait_stream(self._learning)
+        (loss,) = self._learn.replay()
         return loss

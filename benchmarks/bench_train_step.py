@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _whole_step(preset: str, *, side: int) -> float:
-    """Seconds of a step of `aesc.training`."""
+    """Seconds of a step of `aesc.training_step`, gathering the batch included."""
     params = load_params(Path(__file__).parents[1] / "params.yaml", preset=preset)
     cpu, stream = torch.device("cpu"), torch.Generator().manual_seed(0)
     store = torch.randint(256, (BATCH, side, side, 3), generator=stream, dtype=torch.uint8).numpy()

@@ -17,7 +17,7 @@ DIVISORS = "divisors_sha256"
 @task(task_run_name="evaluate {category}")
 def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     """Score calibration images, clean and corrupted, and the test set; the path of the scores."""
-    from aesc.device import resolve_device
+    from aesc.device import multiply_in_float32, resolve_device
     from aesc.evaluation import evaluate
     from aesc.normalisation import save_divisors
     from aesc.pixels import Pixels
@@ -27,6 +27,7 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     run = RunFolder(run_folder)
     params, manifest = run.params(), run.manifest()
     device = resolve_device(params.training.device)
+    multiply_in_float32()
     network, _ = load_network(run.network, device=device)
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
     validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)

@@ -162,6 +162,11 @@ def test_allowed_false_alarms_takes_a_promise_and_knows_its_ends() -> None:
         allowed_false_alarms((5, 5), 10, confidence=1.0)
 
 
+def certain(best: str, name: str) -> float:
+    """No error at all."""
+    return 0.0
+
+
 def test_the_best_separation_wins_with_its_numbers() -> None:
     choice = choose_strategy(
         {
@@ -170,6 +175,7 @@ def test_the_best_separation_wins_with_its_numbers() -> None:
             "uncertainty": {"scratch": 0.7, "drops": 0.9},
         },
         tie=0.005,
+        error=certain,
     )
     assert choice.strategy == "combined"
     assert choice.means == pytest.approx({"residual": 0.93, "combined": 0.99, "uncertainty": 0.8})
@@ -182,21 +188,23 @@ def test_the_best_separation_wins_with_its_numbers() -> None:
 
 
 def test_ties_go_to_the_residual_then_to_combined() -> None:
-    near = choose_strategy({"uncertainty": {"drops": 0.955}, "residual": {"drops": 0.95}}, tie=0.005)
+    near = choose_strategy({"uncertainty": {"drops": 0.955}, "residual": {"drops": 0.95}}, tie=0.005, error=certain)
     assert near.strategy == "residual"
     assert near.reason == (
         "residual has mean AUROC 0.9500 on held-out drops, within 0.005 of the best (uncertainty 0.9550), "
         "and ties go to residual"
     )
-    assert choose_strategy({"uncertainty": {"drops": 0.956}, "residual": {"drops": 0.95}}, tie=0.005).strategy == (
-        "uncertainty"
-    )
     assert choose_strategy(
-        {"uncertainty": {"drops": 0.9}, "combined": {"drops": 0.899}, "residual": {"drops": 0.5}}, tie=0.005
+        {"uncertainty": {"drops": 0.956}, "residual": {"drops": 0.95}}, tie=0.005, error=certain
+    ).strategy == ("uncertainty")
+    assert choose_strategy(
+        {"uncertainty": {"drops": 0.9}, "combined": {"drops": 0.899}, "residual": {"drops": 0.5}},
+        tie=0.005,
+        error=certain,
     ).strategy == ("combined")
-    same = choose_strategy({name: {"drops": 1.0} for name in ("combined", "residual")}, tie=0.0)  # type: ignore[misc]
+    same = choose_strategy({name: {"drops": 1.0} for name in ("combined", "residual")}, tie=0.0, error=certain)  # type: ignore[misc]
     assert same.strategy == "residual"
-    assert "only strategy" in choose_strategy({"residual": {"drops": 0.6}}, tie=0.0).reason
+    assert "only strategy" in choose_strategy({"residual": {"drops": 0.6}}, tie=0.0, error=certain).reason
 
 
 def test_a_lead_within_one_standard_error_is_a_tie() -> None:
@@ -204,22 +212,21 @@ def test_a_lead_within_one_standard_error_is_a_tie() -> None:
     errors = {"residual": 0.02, "combined": 0.03}
     choice = choose_strategy(found, tie=0.005, error=lambda best, name: errors[name])  # type: ignore[arg-type]
     assert choice.strategy == "combined"
-    assert choice.margins == {"residual": 0.02, "combined": 0.03, "uncertainty": 0.005}
     assert choice.reason == (
         "combined has mean AUROC 0.9100 on held-out drops, within one standard error, 0.0300, of the best "
         "(uncertainty 0.9300), and ties go to combined"
     )
     assert type(choice).model_validate_json(choice.model_dump_json()) == choice
-    small = choose_strategy(found, tie=0.05, error=lambda best, name: 0.0)  # type: ignore[arg-type]
+    small = choose_strategy(found, tie=0.05, error=certain)  # type: ignore[arg-type]
     assert small.strategy == "residual"
 
 
 def test_evidence_that_cannot_be_compared_is_refused() -> None:
     with pytest.raises(AescError, match="choice of the strategy"):
-        choose_strategy({}, tie=0.0)
+        choose_strategy({}, tie=0.0, error=certain)
     with pytest.raises(AescError, match="choice of the strategy"):
-        choose_strategy({"resdual": {"drops": 1.0}}, tie=0.0)  # type: ignore[dict-item]
+        choose_strategy({"resdual": {"drops": 1.0}}, tie=0.0, error=certain)  # type: ignore[dict-item]
     with pytest.raises(AescError, match="every kind for every strategy"):
-        choose_strategy({"residual": {"drops": 1.0}, "combined": {"scratch": 1.0}}, tie=0.0)
+        choose_strategy({"residual": {"drops": 1.0}, "combined": {"scratch": 1.0}}, tie=0.0, error=certain)
     with pytest.raises(AescError, match="residual has"):
-        choose_strategy({"residual": {"drops": math.nan}}, tie=0.0)
+        choose_strategy({"residual": {"drops": math.nan}}, tie=0.0, error=certain)

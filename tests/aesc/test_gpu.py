@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aesc.detection import mc_dropout_variance
-from aesc.device import resolve_device
+from aesc.device import multiply_in_float32
 from aesc.mc_dropout import StochasticPasses
 from aesc.network import AESc, Skip, build_network, shuffle_phases
 from aesc.structured import paint_structured
@@ -23,7 +23,8 @@ def networks(skip: Skip = "add") -> tuple[AESc, AESc]:
     network = build_network(
         image_size=128, channels=3, skip=skip, dropout=(0.0, 0.0, 0.1, 0.2, 0.3), generator=stream
     ).eval()
-    return network, copy.deepcopy(network).to(resolve_device("cuda"))
+    multiply_in_float32()
+    return network, copy.deepcopy(network).cuda()
 
 
 def images(count: int) -> torch.Tensor:
@@ -62,6 +63,7 @@ def test_structured_corruption_leaves_most_of_an_image_alone() -> None:
     painted = clean.clone()
     mask = paint_structured(painted, params=PARAMS, generator=torch.Generator("cuda").manual_seed(0))
     changed = (painted != clean).any(dim=1, keepdim=True)
-    assert (changed | ~mask).float().mean() > 0.95  # where it is said to be changed it is, but for equal numbers
+    assert changed[mask].float().mean() > 0.99  # equal numbers may be painted
+    assert changed[~mask].float().mean() < 0.05  # soft edges
     share = mask.float().mean(dim=(1, 2, 3))
     assert ((share > 0.0) & (share < 0.5)).all()

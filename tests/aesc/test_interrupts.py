@@ -56,6 +56,16 @@ def test_a_dropped_interrupt_is_not_said_to_be_ignored_and_other_faults_are(
     assert "KeyboardInterrupt" not in said
 
 
+def test_an_interrupt_that_python_drops_after_the_last_check_is_raised_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with pytest.raises(KeyboardInterrupt), certain_interrupts() as check:  # noqa: PT012
+        check()
+        interrupt_in_a_callback()
+    assert capsys.readouterr().err == ""
+
+
 def test_an_interrupt_is_raised_at_once_as_ever() -> None:
     with certain_interrupts(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

@@ -19,10 +19,12 @@ def test_it_rises_then_falls_to_its_last_share() -> None:
     assert shares[-1] == pytest.approx(LAST_SHARE)
 
 
-def test_the_optimiser_takes_the_rate() -> None:
+@pytest.mark.parametrize("rate", [1.0, torch.tensor(1.0)])
+def test_the_optimiser_takes_the_rate(rate: float | torch.Tensor) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([weight], lr=1.0)
+    optimiser = torch.optim.SGD([weight], lr=rate)
     set_rate(optimiser, 0.25)
+    assert type(optimiser.param_groups[0]["lr"]) is type(rate)
     weight.grad = torch.ones(1)
     optimiser.step()
     assert weight.item() == -0.25

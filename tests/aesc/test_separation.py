@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from aesc.errors import AescError
 from aesc.separation import error_of_difference, separation
 
 
@@ -41,3 +42,16 @@ def test_the_same_scores_differ_by_nothing() -> None:
     found = separation(*scores(np.random.default_rng(2), 10, 0.5))
     assert error_of_difference(found, found) == 0.0
     assert set(found.auroc) == {"drops", "scratch"}
+
+
+def test_one_image_tells_nothing_certain() -> None:
+    one = separation([1.0], {"drops": [2.0]})
+    assert error_of_difference(one, separation([2.0], {"drops": [1.0]})) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted"), [([], []), ([1.0, 2.0], [3.0]), ([1.0, 2.0], [3.0, np.nan]), ([np.inf, 1.0], [1.0, 2.0])]
+)
+def test_scores_that_are_missing_or_not_finite_are_refused(clean: list[float], corrupted: list[float]) -> None:
+    with pytest.raises(AescError, match="one finite score for every image"):
+        separation(clean, {"drops": corrupted})

@@ -47,7 +47,7 @@ def test_what_is_marked_has_changed_and_what_is_far_from_it_has_not() -> None:
 
 
 def test_one_window_for_all_paints_what_a_window_each_does() -> None:
-    """A GPU paints all images in one window of the largest blob; the pixels must not depend on it."""
+    """A GPU paints on whole images; the pixels must not depend on it."""
     images = noise(8)
     painted, mask = paint(images)
     pixels = images.permute(0, 2, 3, 1).clone()

@@ -11,9 +11,9 @@ import torch
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
 from aesc.training import _start, _train_epoch
-from aesc.training_step import WARM_UP
+from aesc.training_step import STEPS_BEFORE_RECORDING
 
-STEPS = WARM_UP + 8
+STEPS = STEPS_BEFORE_RECORDING + 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts synchronisations of a GPU")
@@ -35,7 +35,7 @@ def test_no_step_waits_for_the_gpu(kind: str, resident: bool, monkeypatch: pytes
         nonlocal done
         done += 1
         # Not the first steps, in which libraries set themselves up and one is recorded, nor what follows the last one.
-        torch.cuda.set_sync_debug_mode("error" if WARM_UP + 2 <= done < STEPS else "default")
+        torch.cuda.set_sync_debug_mode("error" if STEPS_BEFORE_RECORDING + 2 <= done < STEPS else "default")
 
     try:
         _train_epoch(state, pixels, params=params, device=device, epoch=0, progress=progress)

@@ -16,12 +16,12 @@ from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
-from aesc.training_step import WARM_UP, TrainingStep
+from aesc.training_step import STEPS_BEFORE_RECORDING, TrainingStep
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 4
-STEPS = WARM_UP + 6
+STEPS = STEPS_BEFORE_RECORDING + 6
 
 
 def params(preset: str, *overrides: str) -> Params:
@@ -41,7 +41,7 @@ def pixels(device: torch.device) -> Pixels:
 
 
 def run(recipe: Params, device: torch.device, sizes: list[int]) -> tuple[list[float], Tensor]:
-    """Losses and the final weights of steps with batches of these sizes, the rate halved before each."""
+    """Losses and the final weights of steps with batches of these sizes, a smaller rate at each."""
     network = network_of(recipe).to(device)
     step = TrainingStep(network, params=recipe, device=device)
     images, stream = pixels(device), torch.Generator().manual_seed(1)
@@ -49,7 +49,7 @@ def run(recipe: Params, device: torch.device, sizes: list[int]) -> tuple[list[fl
     for number, size in enumerate(sizes):
         if number % 4 == 0:
             step.begin_epoch(number // 4)
-        set_rate(step.optimiser, 0.002 * 0.5**number)
+        set_rate(step.optimiser, 0.002 * 0.9**number)
         losses.append(step(images, torch.randperm(len(images), generator=stream)[:size]).clone())
     weights = torch.cat([tensor.double().flatten().cpu() for tensor in network.state_dict().values()])
     return torch.stack(losses).tolist(), weights
@@ -87,19 +87,24 @@ def test_an_epoch_draws_the_same_whatever_came_before_it() -> None:
 def test_the_optimiser_of_another_kind_of_device_is_taken_up(rate: float | Tensor) -> None:
     """On a GPU the rate is a tensor, and the optimiser one that can be recorded; elsewhere neither is."""
     recipe, images, capturable = params("paper"), pixels(DEVICE), isinstance(rate, Tensor)
-    first, second = (TrainingStep(network_of(recipe).to(DEVICE), params=recipe, device=DEVICE) for _ in range(2))
+    first_network, second_network = (network_of(recipe).to(DEVICE) for _ in range(2))
+    first, second = (TrainingStep(network, params=recipe, device=DEVICE) for network in (first_network, second_network))
     first.begin_epoch(0)
     first(images, torch.arange(BATCH))
-    content = first.optimiser.state_dict()
+    content = copy.deepcopy(first.optimiser.state_dict())
     for group in content["param_groups"]:
         group |= {"lr": rate, "capturable": capturable}
     second.load_optimiser(content)
     (group,) = second.optimiser.param_groups
     assert float(group["lr"]) == 0.125
     assert isinstance(group["lr"], Tensor) == group["capturable"] == (DEVICE.type == "cuda")
-    second.begin_epoch(0)
+    set_rate(first.optimiser, 0.125)
+    second_network.load_state_dict(first_network.state_dict())
+    assert second.rate == first.rate == 0.125
+    for step in (first, second):
+        step.begin_epoch(1)
     for _ in range(STEPS):
-        second(images, torch.arange(BATCH))
+        assert first(images, torch.arange(BATCH)).item() == second(images, torch.arange(BATCH)).item()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records steps of a GPU")
@@ -113,7 +118,7 @@ def test_a_recorded_step_gives_the_bits_of_the_step_itself(
     sizes = [BATCH] * STEPS + [BATCH - 1, BATCH]
     sizes += [BATCH] * 20  # long enough for one half to overtake the other
     losses, weights = run(recipe, device, sizes)
-    monkeypatch.setattr("aesc.training_step.WARM_UP", len(sizes))
+    monkeypatch.setattr("aesc.training_step.STEPS_BEFORE_RECORDING", len(sizes))
     plain_losses, plain_weights = run(recipe, device, sizes)
     assert losses == plain_losses
     assert torch.equal(weights, plain_weights)
