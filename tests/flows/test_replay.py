@@ -228,7 +228,7 @@ def test_other_code_than_the_runs_is_named_and_diverges(
     """The run said that its tree was not clean: its commit has a loss of another size."""
     root = trained.project.root
     before = git(root, "rev-parse", "HEAD").strip()
-    source = root / "aesc" / "training.py"
+    source = root / "aesc" / "training_step.py"
     text = source.read_text(encoding="utf-8")
     assert text.count("loss.backward()") == 1
     source.write_text(text.replace("loss.backward()", "(3 * loss).backward(); loss = loss * 2"), encoding="utf-8")
