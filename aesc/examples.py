@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from torch.nn import functional as F
 
 from aesc.corruption import corrupt
 from aesc.params import Corruption
+
+BANK = 2**22  # stretches of noise to choose from
+_BANK_SEED = 11
 
 
 class Example(NamedTuple):
@@ -30,10 +34,25 @@ def make_example(clean: Tensor, *, params: Corruption, generator: torch.Generato
     if params.kept_noise == 0.0:
         return Example(corrupted, clean, mask)
     strength = params.kept_noise * torch.rand(len(clean), 1, 1, 1, generator=generator, device=clean.device)
-    # Drawn into memory in its own order: into one that is strided, PyTorch draws number by number, nine times as long.
-    noise = torch.randn(clean.permute(0, 2, 3, 1).shape, generator=generator, device=clean.device).permute(0, 3, 1, 2)
-    noise *= strength
+    noise = _noise(clean.permute(0, 2, 3, 1).shape, generator).permute(0, 3, 1, 2) * strength
     return Example(corrupted + noise, clean + noise, mask)
+
+
+def _noise(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers, batch first; on a CPU a stretch of a bank for each image, anew from `generator`, because
+    drawing a number takes longer than all else that is done to a pixel before the network."""
+    if generator.device.type != "cpu":
+        return torch.randn(shape, generator=generator, device=generator.device)
+    length = shape[1:].numel()
+    bank = _bank(length)
+    starts = torch.randint(BANK, (shape[0],), generator=generator).tolist()
+    return torch.stack([bank[start : start + length] for start in starts]).view(shape)
+
+
+@lru_cache(maxsize=4)
+def _bank(length: int) -> Tensor:
+    """BANK + `length` standard normal numbers, always the same."""
+    return torch.randn(BANK + length, generator=torch.Generator().manual_seed(_BANK_SEED))
 
 
 def restoration_loss(output: Tensor, example: Example, *, corrupted_weight: float) -> Tensor:

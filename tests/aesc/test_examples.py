@@ -24,6 +24,18 @@ def test_kept_noise_is_on_both_sides_and_differs_from_image_to_image() -> None:
     assert torch.equal(clean, torch.full_like(clean, 0.5))
 
 
+def test_kept_noise_is_normal_and_another_on_each_image_and_at_each_draw() -> None:
+    clean = torch.zeros(6, 3, 64, 64)
+    params = CORRUPTION.model_copy(update={"kept_noise": 1.0, "kind": "none"})
+    stream = torch.Generator().manual_seed(1)
+    drawn = torch.cat([make_example(clean, params=params, generator=stream).target for _ in range(2)]).flatten(1)
+    noise = drawn / drawn.std(dim=1, keepdim=True)
+    size = noise.shape[1]
+    assert noise.mean(dim=1).abs().max() < 5.0 / size**0.5
+    assert noise.pow(4).mean(dim=1).sub(3.0).abs().max() < 5.0 * (96.0 / size) ** 0.5
+    assert torch.corrcoef(noise).fill_diagonal_(0.0).abs().max() < 6.0 / size**0.5
+
+
 def test_without_kept_noise_the_target_is_the_clean_image() -> None:
     clean = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     example = make_example(clean, params=CORRUPTION, generator=torch.Generator().manual_seed(1))

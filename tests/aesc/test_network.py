@@ -120,6 +120,16 @@ def test_dropout_keeps_its_share_and_the_mean(rate: float, shared: bool) -> None
     assert all(torch.equal(kept[0], other) == shared for other in kept[1:])
 
 
+def test_each_element_is_dropped_for_itself() -> None:
+    """The masks of training come from random numbers that hold several elements each."""
+    x = torch.ones(3, 5, 101, 67)  # not a multiple of what one number holds
+    kept = (dropout(x, 0.3, seeded(2), shared=False) != 0.0).permute(0, 2, 3, 1).flatten().float()
+    centred = kept - kept.mean()
+    for apart in range(1, 9):
+        together = (centred[apart:] * centred[:-apart]).mean() / centred.square().mean()
+        assert abs(together) < 5.0 / len(kept) ** 0.5
+
+
 def test_dropout_is_off_without_a_generator_or_a_rate() -> None:
     x = images(2)
     assert dropout(x, 0.5, None, shared=False) is x
