@@ -18,16 +18,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aesc.detection import mc_dropout_variance
 from aesc.device import multiply_in_float32
-from aesc.network import build_network
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
 from aesc.training import Epoch, fit
-from benchmarks.bench_mc_dropout import RATES, networks
+from benchmarks.bench_mc_dropout import PASSES, RATES, networks
 from benchmarks.reference.mc_dropout import plain_variance
 from benchmarks.reference.network import PlainAESc
 from benchmarks.report import report, timed
 
-PASSES = 30
 CLEAN, VALIDATION = 167, 42  # MVTec AD's bottle
 EPOCHS = 4
 ROUNDS = 5
@@ -101,14 +99,12 @@ def _plain_step(device: torch.device) -> float:
 
 
 def _ours(device: torch.device) -> Callable[[torch.Tensor], object]:
-    stream = torch.Generator().manual_seed(0)
-    network = build_network(image_size=256, channels=3, skip="add", dropout=RATES, generator=stream).eval().to(device)
+    network = networks()[0].to(device)
     return lambda images: mc_dropout_variance(network, images, passes=PASSES, seed=1)
 
 
 def _reference(device: torch.device) -> Callable[[torch.Tensor], object]:
-    _, plain = networks()
-    plain = plain.to(device)
+    plain = networks()[1].to(device)
     stream = torch.Generator(device).manual_seed(1)
     return lambda images: plain_variance(plain, images.contiguous(), RATES, passes=PASSES, stream=stream)
 
