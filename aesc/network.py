@@ -123,13 +123,20 @@ def _training_mask(shape: torch.Size, rate: float, generator: torch.Generator) -
     return ((drawn >= round(rate * 2**16) - 2**15) / (1.0 - rate)).permute(0, 3, 1, 2)
 
 
+class _EmptyConv2d(nn.Conv2d):
+    """A convolution whose weight is left empty, as every other one here is: PyTorch's own initialisation would draw
+    from the global generator (and `skip_init`, which avoids it too, imports SymPy for that)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class Down(nn.Module):
     """Convolution 5x5 stride 2, batch norm, LeakyReLU: halves the side."""
 
     def __init__(self, maps_in: int, maps_out: int) -> None:
         super().__init__()
-        # Left empty like every other weight: PyTorch's own initialisation would draw from the global generator.
-        self.conv = nn.utils.skip_init(nn.Conv2d, maps_in, maps_out, 5, stride=2, padding=2, bias=False)
+        self.conv = _EmptyConv2d(maps_in, maps_out, 5, stride=2, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(maps_out)
 
     def forward(self, x: Tensor) -> Tensor:

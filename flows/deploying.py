@@ -12,7 +12,6 @@ from aesc.errors import AescError
 from tasks.settings import Settings
 from tasks.stack import executable
 
-DATA_LIMIT, AT_A_TIME = "aesc-data", 1  # one project has one data folder, one data.dvc and one git index
 _SAID = 20  # lines of a failed `prefect deploy` that are worth reading
 
 
@@ -26,6 +25,8 @@ def deploy(settings: Settings) -> dict[str, Any]:
     from prefect import get_client
     from prefect.settings import PREFECT_API_URL
 
+    from flows.one_at_a_time import AT_A_TIME, DATA_LIMIT, ensure_limit
+
     server = PREFECT_API_URL.value()
     if not server:
         raise AescError(
@@ -37,8 +38,7 @@ def deploy(settings: Settings) -> dict[str, Any]:
         )
     try:
         make_work_pools(settings)
-        with get_client(sync_client=True) as client:
-            client.upsert_global_concurrency_limit_by_name(DATA_LIMIT, AT_A_TIME)
+        ensure_limit(DATA_LIMIT)
         _deploy_all(settings)
         from flows.automations import create_automations
 

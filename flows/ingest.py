@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_client, tags
-from prefect.concurrency.sync import concurrency
+from prefect import flow, tags
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL
 
 from aesc.errors import AescError
 from aesc.presets import DEFAULT_PRESET
+from flows.one_at_a_time import DATA_LIMIT, one_at_a_time
 from flows.timing import timed
 from tasks.acceptance import accept_arrivals
 from tasks.arrival_batch import unfinished_batch
@@ -29,8 +26,6 @@ from tasks.staging import list_arrivals, stage_arrivals
 from tasks.versioning import ensure_data
 
 LOGGER = logging.getLogger("aesc")
-WRITER_LIMIT = "aesc-data"  # the global concurrency limit: one writer of the data at a time, on any machine
-LEASE_SECONDS = 60.0  # after which the slot of a killed run is free again
 
 
 def _run_name() -> str:
@@ -68,7 +63,7 @@ def ingest(
     places = _places(category, source, settings)
     reports: list[dict[str, Any]] = []
     faults: dict[str, Exception] = {}
-    with one_writer(), hold(INGEST, settings):
+    with one_at_a_time(DATA_LIMIT), hold(INGEST, settings):
         # Interrupted ones first: what one of them has placed in the data would stop the others.
         for name, place in sorted(places.items(), key=lambda item: unfinished_batch(settings, item[0]) is None):
             try:
@@ -131,16 +126,3 @@ def process_batch(category: str, batch: str, *, params_file: str, settings: Sett
     with timed(seconds, "finish"):
         report = finish_batch(category, batch)
     return {**report, "seconds": seconds}
-
-
-@contextmanager
-def one_writer() -> Iterator[None]:
-    """Wait for the runs of other machines that change the data; without a server there are none."""
-    if not PREFECT_API_URL.value():
-        yield
-        return
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(WRITER_LIMIT, 1)
-    # If the server forgets the lease, the run goes on: a lock file still keeps this machine's other runs off.
-    with concurrency(WRITER_LIMIT, occupy=1, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False):
-        yield

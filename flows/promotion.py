@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_client, tags
-from prefect.concurrency.sync import concurrency
+from prefect import flow, tags
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.transactions import Transaction, transaction
 
 from aesc.errors import AescError
 from aesc.files import read_json
 from aesc.presets import DEFAULT_PRESET
-from flows.ingest import LEASE_SECONDS
+from flows.one_at_a_time import one_at_a_time
 from flows.retrain import require_few_starts
 from tasks.aliases import (
     AWAITING,
@@ -174,17 +172,8 @@ def move_as_one(category: str, entry: Entry) -> Entry:
 @contextmanager
 def one_case(category: str, settings: Settings) -> Iterator[None]:
     """One promotion or rollback of a category at a time: by a lock file, across machines by a limit of the server."""
-    limit = f"aesc-court-{slug(category)}"
-    if not PREFECT_API_URL.value():
-        with hold(f"court-{slug(category)}", settings):
-            yield
-        return
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(limit, 1)
-    with (
-        concurrency(limit, occupy=1, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False),
-        hold(f"court-{slug(category)}", settings),
-    ):
+    court = f"court-{slug(category)}"
+    with one_at_a_time(f"aesc-{court}"), hold(court, settings):
         yield
 
 

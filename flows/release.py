@@ -7,7 +7,8 @@ from typing import Any
 from prefect import flow
 
 from aesc.presets import DEFAULT_PRESET
-from flows.ingest import one_writer, process_batch
+from flows.ingest import process_batch
+from flows.one_at_a_time import DATA_LIMIT, one_at_a_time
 from tasks.arrival_batch import unfinished_batch
 from tasks.data_lock import INGEST, hold
 from tasks.ingest_report import combine
@@ -35,7 +36,7 @@ def release_from_quarantine(
     prepare_environment(settings)
     params_file = str(settings.root / "params.yaml")
     reports = []
-    with one_writer(), hold(INGEST, settings):
+    with one_at_a_time(DATA_LIMIT), hold(INGEST, settings):
         records = [find_entry(settings, name) for name in entries]
         for record in records:
             require_undecided(record)

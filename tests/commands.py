@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.repositories import ROOT
+from tests.servers import Server
 
 PATIENCE = 400  # seconds for one command, on a busy machine
 _FOREIGN = ("AESC_", "AWS_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
@@ -63,6 +64,10 @@ class Project:
     @property
     def tracking_uri(self) -> str:
         return self.env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow.db'}"
+
+    def on(self, server: Server) -> Project:
+        """The same, whose commands use this Prefect server instead of starting one each, which takes seconds."""
+        return replace(self, env={**self.env, **server.env})
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nobody's environment: no settings of outside tools, an empty home folder."""

@@ -17,6 +17,7 @@ from PIL import Image
 from aesc.files import read_json
 from tests.commands import Project
 from tests.repositories import git
+from tests.servers import Server
 
 CATEGORY = "widget"
 
@@ -47,6 +48,10 @@ class Station:
         """Run the same command, killed after call number `count` of a function."""
         command = ("ingest", "--source", self.arriving, "--category", CATEGORY, "--preset", "tiny", "--json")
         self.project.killed(place, count, *command)
+
+    def on(self, server: Server) -> Station:
+        """The same, with a running Prefect server."""
+        return replace(self, project=self.project.on(server))
 
     def copy(self, folder: Path) -> Station:
         """An equal station of its own."""

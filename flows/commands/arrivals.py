@@ -23,6 +23,9 @@ from flows.commands.shell import (
     user,
 )
 
+# What taking arrivals in imports, the first needed first.
+HEAVY = ("dvc.repo", "mlflow.pyfunc", "aesc.detector", "matplotlib.figure")
+
 quarantine_app = typer.Typer(
     help="Arrivals that were not taken in: look at them, and accept or reject them.",
     no_args_is_help=True,
@@ -66,7 +69,7 @@ def ingest(
     from flows.embedded_server import start_embedded_server
     from flows.ingest import ingest as flow
 
-    start_embedded_server()
+    start_embedded_server(meanwhile=HEAVY)
     value: dict[str, Any] = flow(
         category,
         source=source if source is None or "://" in source else str(Path(source).expanduser().resolve()),
@@ -226,7 +229,7 @@ def accept(
     from flows.embedded_server import start_embedded_server
     from flows.release import release_from_quarantine
 
-    start_embedded_server()
+    start_embedded_server(meanwhile=HEAVY)
     value: dict[str, Any] = release_from_quarantine(list(records), by=by or user(), reason=reason, preset=preset)
     return Report(value, "\n".join(_lines(report) for report in value["categories"]))
 

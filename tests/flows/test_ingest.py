@@ -14,6 +14,7 @@ from aesc.files import read_json
 from tests.commands import Project, at_once
 from tests.flows.conftest import Imports
 from tests.repositories import git
+from tests.servers import Server
 from tests.stations import CATEGORY, Station, digest, draw_arrivals, settle
 
 # Where a run is killed: a function, and after which of its calls.
@@ -56,8 +57,13 @@ def ready(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ready: Station, tmp_path_factory: pytest.TempPathFactory) -> Station:
-    return ready.copy(tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(ready: Station, prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Station:
+    return ready.copy(tmp_path_factory.mktemp("undisturbed")).on(prefect_server)
+
+
+@pytest.fixture
+def station(ready: Station, prefect_server: Server, tmp_path: Path) -> Station:
+    return ready.copy(tmp_path).on(prefect_server)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +180,7 @@ def test_two_at_once_take_in_everything_once(
     assert station.outcome() == undisturbed.outcome()
 
 
-def test_a_person_takes_one_in_and_keeps_another_out(ready: Station, tmp_path: Path) -> None:
-    station = ready.copy(tmp_path)
+def test_a_person_takes_one_in_and_keeps_another_out(station: Station) -> None:
     station.ingest()
     entries = held(station)
     wanted, refused = entries["dark.png"], entries["spotted_012.png"]
@@ -208,8 +213,7 @@ def test_a_person_takes_one_in_and_keeps_another_out(ready: Station, tmp_path: P
     assert "accepted by Ada" in page
 
 
-def test_the_first_images_of_a_new_product_find_the_gate_open(ready: Station, tmp_path: Path) -> None:
-    station = ready.copy(tmp_path)
+def test_the_first_images_of_a_new_product_find_the_gate_open(station: Station, tmp_path: Path) -> None:
     arriving = tmp_path / "inbox" / "gizmo"
     draw_arrivals(arriving, clean=6, seed=5)
     Image.open(arriving / "000.png").resize((48, 48)).save(arriving / "odd.png")
@@ -225,19 +229,17 @@ def test_the_first_images_of_a_new_product_find_the_gate_open(ready: Station, tm
     assert decided["picture"] == "preview.png"
 
 
-def test_a_wrong_source_is_one_clear_error(ready: Station) -> None:
-    error = ready.project.aesc(
-        "ingest", "--source", "no/such/folder", "-c", CATEGORY, "-p", "tiny", "--json", code=2
-    ).error
+def test_a_wrong_source_is_one_clear_error(undisturbed: Station) -> None:
+    aesc = undisturbed.project.aesc
+    error = aesc("ingest", "--source", "no/such/folder", "-c", CATEGORY, "-p", "tiny", "--json", code=2).error
     assert error["found"] == "no such folder"
-    wrong = ("ingest", "--source", ready.arriving, "-c", "../elsewhere", "-p", "tiny", "--json")
-    assert "not a category's name" in ready.project.aesc(*wrong, code=2).error["found"]
-    error = ready.project.aesc("ingest", "-c", CATEGORY, "-p", "tiny", "--json", code=2).error
+    wrong = ("ingest", "--source", undisturbed.arriving, "-c", "../elsewhere", "-p", "tiny", "--json")
+    assert "not a category's name" in aesc(*wrong, code=2).error["found"]
+    error = aesc("ingest", "-c", CATEGORY, "-p", "tiny", "--json", code=2).error
     assert "AESC_ARRIVALS" in error["found"]
 
 
-def test_the_drill_counts_what_the_gate_lets_through(ready: Station, tmp_path: Path) -> None:
-    station = ready.copy(tmp_path)
+def test_the_drill_counts_what_the_gate_lets_through(station: Station) -> None:
     before = (station.project.root / "data.dvc").read_bytes()
     report = station.project.aesc("drill", "-c", CATEGORY, "-p", "tiny", "--json").report
     table = {row["defect"]: row for row in report["table"]}

@@ -14,10 +14,16 @@ from tasks.arrival import Arrival
 from tasks.inspection_folder import ALL_HEATMAPS, SHARD, InspectionFolder, open_folder
 from tasks.inspection_shard import heatmap_name
 from tests.commands import Project
+from tests.servers import Server
 from tests.stations import draw_arrivals
 
 COUNT = 2 * SHARD + 44
 SPOTTED = 4
+
+
+@pytest.fixture(scope="module")
+def served(project: Project, prefect_server: Server) -> Project:
+    return project.on(prefect_server)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +40,9 @@ def command(shift: Path, out: Path) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(project: Project, trained: dict[str, Any], shift: Path, tmp_path_factory: Any) -> dict[str, Any]:
+def undisturbed(served: Project, trained: dict[str, Any], shift: Path, tmp_path_factory: Any) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    return project.aesc(*command(shift, out), code=1, OMP_NUM_THREADS="1").report | {"out": str(out)}
+    return served.aesc(*command(shift, out), code=1, OMP_NUM_THREADS="1").report | {"out": str(out)}
 
 
 def test_tables_have_all_and_pictures_are_of_those_that_do_not_pass(undisturbed: dict[str, Any]) -> None:
@@ -65,18 +71,18 @@ def test_tables_have_all_and_pictures_are_of_those_that_do_not_pass(undisturbed:
 
 
 def test_killed_and_run_again_only_what_is_missing_is_done_and_the_result_is_the_same(
-    project: Project, undisturbed: dict[str, Any], shift: Path, tmp_path: Path
+    served: Project, undisturbed: dict[str, Any], shift: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    project.killed("tasks.inspection_shard:run_shard", 1, *command(shift, out))
+    served.killed("tasks.inspection_shard:run_shard", 1, *command(shift, out))
     folder = InspectionFolder(out)
     first = {path.name: path.stat().st_mtime_ns for path in folder.results() if path.is_file()}
     assert 1 <= len(first) < 3
-    project.killed("tasks.inspection_results:_join", 1, *command(shift, out))
+    served.killed("tasks.inspection_results:_join", 1, *command(shift, out))
     second = {path.name: path.stat().st_mtime_ns for path in folder.results() if path.is_file()}
     assert len(second) == 3
     assert {name: second[name] for name in first} == first, "a finished shard was done again"
-    report = project.aesc(*command(shift, out), code=1, OMP_NUM_THREADS="1").report
+    report = served.aesc(*command(shift, out), code=1, OMP_NUM_THREADS="1").report
     expected = Path(undisturbed["out"])
     assert report["counts"] == undisturbed["counts"]
     for name in ("verdicts.csv", "verdicts.parquet"):

@@ -18,6 +18,7 @@ from aesc.files import read_json
 from tests.commands import Project
 from tests.degradation import MONITORING, champion_that_found_every_stain
 from tests.repositories import git
+from tests.servers import Server
 from tests.stations import CATEGORY, Station, draw_arrivals, settle
 
 MODEL = f"aesc-{CATEGORY}"
@@ -39,12 +40,14 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture
-def station(ready: Station, tmp_path: Path) -> Station:
+def station(ready: Station, prefect_server: Server, tmp_path: Path) -> Station:
     """An equal one: its registry counts its own looks."""
     copy = ready.copy(tmp_path)
     copy.project.state.mkdir()
     shutil.copy(ready.project.state / "mlflow.db", copy.project.state / "mlflow.db")
-    return replace(copy, project=replace(copy.project, env={**copy.project.env, "OMP_NUM_THREADS": "1"}))
+    return replace(copy, project=replace(copy.project, env={**copy.project.env, "OMP_NUM_THREADS": "1"})).on(
+        prefect_server
+    )
 
 
 def look(station: Station, *more: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests import servers
 from tests.clones import CATEGORY, PRESET, make_clone
-from tests.prefects import asked_for, prefect, prefect_client
+from tests.prefects import asked_for, prefect, prefect_client, wait_for
 from tests.repositories import git
 from tests.servers import Server
 
@@ -75,9 +75,15 @@ def finished(prefect_server: Server, tmp_path_factory: pytest.TempPathFactory) -
 def seen(server: Server) -> dict[str, Any]:
     with prefect_client(server) as client:
         (run,) = asked_for(client, flow="retrain")
+
+        def ended() -> list[Any]:
+            """The task runs: a server learns their states from events, some after the flow run's end."""
+            runs = client.read_task_runs()
+            return runs if len(runs) >= len(TASKS) and all(run.state.is_final() for run in runs) else []
+
         return {
             "flow_run": run,
-            "task_runs": client.read_task_runs(),
+            "task_runs": wait_for("end of all task runs", ended, timeout=60),
             "artifacts": {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key},
             "logs": client.read_logs(limit=200),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from PIL import Image, ImageFilter
 
 from aesc.bands import Band
 from aesc.detector import Detector
-from aesc.errors import AescError
 from aesc.gate import alarms
 from aesc.image_statistics import measure
 from aesc.images import read_image_bytes
@@ -26,10 +24,9 @@ from aesc.params import Params
 from aesc.params_file import load_params
 from tasks import judging
 from tasks.acceptance import accepted_name
-from tasks.arrival_batch import Batch, new_batch, write_table
-from tasks.judging import Reference, judge, judge_arrivals, load_reference, open_gate
+from tasks.judging import Reference, judge, load_reference
 from tasks.settings import Settings
-from tests.arrivals import own_environment, sha256, staged_table
+from tests.arrivals import sha256, staged_table
 from tests.categories import draw_category
 from tests.detectors import train_detector
 from tests.repositories import ROOT
@@ -461,46 +458,3 @@ def test_a_new_category_is_measured_by_what_most_of_its_arrivals_are(judged: Jud
         "twin.png": "duplicate",
         "cut.png": "unreadable",
     }
-
-
-# The task, with a real registry
-
-
-@pytest.fixture
-def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    own_environment(monkeypatch, root)
-    monkeypatch.setenv("AESC_HOME", str(tmp_path / "state"))
-    return Settings()
-
-
-def staged_batch(settings: Settings, arrivals: dict[str, bytes]) -> Batch:
-    state = {"source": "inbox", "preset": "quick"}
-    batch = new_batch(settings, CATEGORY, objects=pd.DataFrame({"key": list(arrivals)}), state=state)
-    write_table(batch.staged_file, staged_table(arrivals, batch.files))
-    return batch
-
-
-def test_without_a_champion_the_gate_is_open_and_says_why_and_a_batch_is_judged_once(
-    project: Settings, fresh: dict[str, bytes], root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    batch = staged_batch(project, {"a.png": fresh["good 000.png"], "b.png": fresh["good 000.png"]})
-    arguments = (CATEGORY, str(root / "data"), str(batch.path), str(ROOT / "params.yaml"))
-    with caplog.at_level("INFO", logger="aesc"):
-        assert judge_arrivals.fn(*arguments) == 1
-    assert batch.state["gate"] == "open: widget has no champion yet, so nothing tells a defect from a clean image"
-    assert batch.state["gate"] in caplog.text
-    assert list(batch.verdicts()["verdict"]) == ["accepted", "quarantined"]
-    decided = batch.verdicts_file.stat().st_mtime_ns
-    shutil.rmtree(batch.files)  # judging again would need them
-    assert judge_arrivals.fn(*arguments) == 1
-    assert batch.verdicts_file.stat().st_mtime_ns == decided
-
-
-def test_a_registry_that_is_away_does_not_open_the_gate(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(AescError, match="not reachable") as caught:
-        open_gate(CATEGORY, Settings())
-    assert caught.value.transient
-    assert judge_arrivals.retry_condition_fn is not None  # and judging is tried again
-    assert os.environ["MLFLOW_TRACKING_URI"] in caught.value.where
