@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.categories import draw_category
-from tests.servers import Server
 
 MakeCategory = Callable[..., Path]
 
@@ -23,13 +21,6 @@ def real_data() -> Path:
     if not (folder / "mvtec_256").is_dir():
         pytest.skip(f"no real MVTec AD images in {folder}; AESC_REAL_DATA names another folder")
     return folder
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Prefect's server; its `env` holds PREFECT_API_URL and PREFECT_HOME."""
-    with servers.prefect_server(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ import pytest
 from tasks.ports import free_ports
 from tasks.settings import QUIET
 from tasks.stack import WEED_PORTS, executable, s3_identity, weed_command
+from tests.prefect_database import provide_database
 
 BUCKETS = ("mlflow", "dvc")
 POSTGRES_PASSWORD = "p@ss:w/rd%1"  # each of these must be escaped in a URL
@@ -130,6 +131,7 @@ def prefect_server(folder: Path, *, port: int | None = None) -> Iterator[Server]
     port = port or free_ports(1)[0]
     url = f"http://127.0.0.1:{port}/api"
     home = {"PREFECT_HOME": str(folder / "prefect")}
+    provide_database(folder / "prefect")
     command = [str(executable("prefect")), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = folder / "prefect-server.log"
     server_env = home | {"PREFECT_SERVER_UI_ENABLED": "false"}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from aesc.files import read_json
 from tests.commands import Project
+from tests.prefect_database import provide_database
 from tests.repositories import git
 from tests.servers import Server
 
@@ -60,6 +61,7 @@ class Station:
             shutil.copytree(self.inbox, folder / "inbox")  # keeps the times of change, by which arrivals are told apart
         env = {**self.project.env, "AESC_DVC_REMOTE": str(folder / "remote")}
         project = replace(self.project, root=folder / "project", state=folder / "state", env=env)
+        provide_database(project.state / "prefect")
         return Station(project, folder / "inbox")
 
     def outcome(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import yaml
 from filelock import FileLock
 from mlflow import MlflowClient
 
+from tests import servers
 from tests.categories import draw_category
 from tests.commands import Project
 from tests.repositories import ROOT, git, make_project
+from tests.servers import Server
 
 TINY: dict[str, Any] = {
     "data": {"image_size": 64},
@@ -75,6 +77,13 @@ def project(shared: Path) -> Project:
 
     _once(shared, "made", make)
     return Project(root, shared / "state", {"HOME": str(home), "USERPROFILE": str(home)})
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Prefect server for commands that need not show that they bring their own; killed runs stay on it."""
+    with servers.prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

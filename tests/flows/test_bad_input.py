@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.categories import draw_category
 from tests.commands import Project
+from tests.servers import Server
 
 PIXELS = np.random.default_rng(9).integers(60, 190, (64, 64, 3), dtype=np.uint8)
 FIRST = "train/good/000.png"
@@ -165,9 +166,11 @@ def test_an_unknown_category_is_told_which_exist(project: Project, spoilt: Path,
     assert error["allowed"] == ", ".join(sorted([*FAULTS, "few", "bare", "mixed", "hollow"]))
 
 
-def test_retrain_stops_before_training_and_names_every_file(project: Project, spoilt: Path) -> None:
+def test_retrain_stops_before_training_and_names_every_file(
+    project: Project, prefect_server: Server, spoilt: Path
+) -> None:
     arguments = ("--data", spoilt, "--category", "mixed", "--preset", "tiny", "--json")
-    error = project.aesc("retrain", *arguments, code=1).error
+    error = project.on(prefect_server).aesc("retrain", *arguments, code=1).error
     assert error["where"] == str(spoilt / "mixed")
     assert error["found"].startswith("2 of 18 checks of the images failed")
     assert "mixed/train/good/000.png: truncated" in error["found"]

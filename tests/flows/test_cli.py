@@ -86,7 +86,7 @@ for name in ("prefect", "prefect.server.services.task_run_recorder", "uvicorn.er
         (("register", "."), "not a run folder"),
         (("inspect", "nowhere.png"), "no such file or folder"),
         (("inspect", ".", "--strategy", "guess"), "unknown"),
-        (("inspect", "."), "no images in this place"),
+        (("inspect", ".git"), "no images in this place"),
         (("import", "nowhere.zip"), "no such file or folder"),
     ],
 )

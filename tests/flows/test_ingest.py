@@ -31,7 +31,7 @@ FATAL = {
     "after the record": ("tasks.arrival_ledger:Ledger.record", 1),
     "after the event": ("tasks.retraining_rule:emit_event", 1),
 }
-QUICK = ("copying", "after dvc add")
+QUICK = ("after dvc add",)
 
 
 @pytest.fixture(scope="module")

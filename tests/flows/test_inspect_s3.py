@@ -10,13 +10,17 @@ import pytest
 
 from tests import servers
 from tests.commands import Project
+from tests.servers import Server
 from tests.stations import draw_arrivals
 
 pytestmark = pytest.mark.integration
 COUNT = 140  # two shards
 
 
-def test_images_in_s3_get_the_verdicts_of_the_files(project: Project, trained: dict[str, Any], tmp_path: Path) -> None:
+def test_images_in_s3_get_the_verdicts_of_the_files(
+    project: Project, prefect_server: Server, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    project = project.on(prefect_server)
     shift = tmp_path / "shift"
     draw_arrivals(shift, clean=COUNT - 3, spotted=3, seed=4)
     with servers.s3_server(tmp_path / "s3", buckets=("shifts",)) as server:

@@ -29,7 +29,6 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
     """A station with a champion in a registry of its own."""
     folder = tmp_path_factory.mktemp("station")
     station = Station(Project(project.root, project.state, project.env), folder / "none").copy(folder)
-    station.project.state.mkdir()
     shutil.copy(project.state / "mlflow.db", station.project.state / "mlflow.db")
     parameters = station.project.root / "params.yaml"
     params = yaml.safe_load(parameters.read_text(encoding="utf-8"))
@@ -43,7 +42,6 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
 def station(ready: Station, prefect_server: Server, tmp_path: Path) -> Station:
     """An equal one: its registry counts its own looks."""
     copy = ready.copy(tmp_path)
-    copy.project.state.mkdir()
     shutil.copy(ready.project.state / "mlflow.db", copy.project.state / "mlflow.db")
     return replace(copy, project=replace(copy.project, env={**copy.project.env, "OMP_NUM_THREADS": "1"})).on(
         prefect_server

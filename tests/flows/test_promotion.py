@@ -39,7 +39,6 @@ def bench(
 ) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("court")
     copied = Station(project, folder / "none").copy(folder).project
-    copied.state.mkdir()
     shutil.copy(project.state / "mlflow.db", copied.state / "mlflow.db")
     shutil.copytree(run_folder, copied.state / "runs" / "original")
     params = yaml.safe_load((copied.root / "params.yaml").read_text(encoding="utf-8"))

@@ -41,6 +41,13 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Prefect's server; its `env` holds PREFECT_API_URL and PREFECT_HOME."""
+    with servers.prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
 @pytest.fixture
 def start_prefect_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """A function that starts a process worker: start(pool, env, cwd=...); all are stopped when the test ends."""

@@ -17,7 +17,7 @@ from tests.clones import CATEGORY, PRESET, make_clone
 from tests.commands import PATIENCE, Project
 from tests.prefects import asked_for, prefect_client, wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 AWAY_SECONDS = 5
 
 
