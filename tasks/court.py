@@ -128,13 +128,23 @@ def hear_versions(
     return str(folder)
 
 
-def hear(category: str, champion: str, challenger: str, *, data_root: Path, params: Params, settings: Settings) -> Path:
+def hear(
+    category: str,
+    champion: str,
+    challenger: str,
+    *,
+    data_root: Path,
+    params: Params,
+    settings: Settings,
+    attached: bool = True,
+) -> Path:
     """Have two versions judged on the images of the current data version; nothing outside the record is touched.
 
     Args:
         champion, challenger: version numbers or aliases.
         data_root: the folder of categories.
         params: of the court: rules, seed, corruptions.
+        attached: the record names the place in the challenger's run to which `attach_record` will copy it.
 
     Returns:
         The folder of the record: decision.json, index.html, scores.csv, a figure of panels for each model.
@@ -186,7 +196,7 @@ def hear(category: str, champion: str, challenger: str, *, data_root: Path, para
         judgement = judge(differences, params.promotion, seed=params.training.seed, leaked=leaked[1], notes=notes)
         table = tabulate(court, (old, new), detectors)
         decision = describe_decision(category, versions, detectors, judgement, data_version, params, learnt_test=leaked)
-        return keep_record(decision, table, court, detectors, settings)
+        return keep_record(decision, table, court, detectors, settings, attached=attached)
 
 
 def _frozen(category: str, data_root: Path, params: Params, settings: Settings) -> tuple[pd.DataFrame, DataVersion]:

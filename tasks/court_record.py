@@ -102,13 +102,19 @@ def describe_decision(
 
 
 def keep_record(
-    decision: dict[str, Any], table: pd.DataFrame, court: Court, detectors: Sequence[Detector], settings: Settings
+    decision: dict[str, Any],
+    table: pd.DataFrame,
+    court: Court,
+    detectors: Sequence[Detector],
+    settings: Settings,
+    *,
+    attached: bool,
 ) -> Path:
     """Write the record; decision.json last, so that a folder that has one is whole."""
     from tasks.pages import render_template
 
     folder: Path = _new_folder(settings, decision)
-    decision["record"] = f"runs:/{decision['challenger']['run_id']}/court/{folder.name}"
+    decision["record"] = f"runs:/{decision['challenger']['run_id']}/court/{folder.name}" if attached else None
     order = table.assign(change=table["rank_change"].abs()).sort_values(
         ["differ", "change", "number"], ascending=[False, False, True]
     )

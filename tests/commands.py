@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ class Project:
     def on(self, server: Server) -> Project:
         """The same, whose commands use this Prefect server instead of starting one each, which takes seconds."""
         return replace(self, env={**self.env, **server.env})
+
+    def copy_registry(self, other: Project) -> None:
+        """Give `other` the same runs and versions, whole even while another test registers one."""
+        with (
+            closing(sqlite3.connect(self.state / "mlflow.db")) as found,
+            closing(sqlite3.connect(other.state / "mlflow.db")) as made,
+        ):
+            found.backup(made)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Nobody's environment: no settings of outside tools, an empty home folder."""

@@ -138,8 +138,8 @@ def compare(
     from tasks.court import hear
     from tasks.court_record import RECORD
 
-    folder = hear(category, champion, challenger, data_root=root, params=params, settings=settings)
-    value = read_json(folder / RECORD) | {"page": str(folder / "index.html"), "record": None}
+    folder = hear(category, champion, challenger, data_root=root, params=params, settings=settings, attached=False)
+    value = read_json(folder / RECORD) | {"page": str(folder / "index.html")}
     text = f"{category}, version {value['challenger']['version']} against {value['champion']['version']}: "
     return Report(value, "\n".join([f"{text}the court would say {value['verdict']}", *_why(value), *_table(value)]))
 

@@ -31,7 +31,6 @@ FATAL = {
     "after the record": ("tasks.arrival_ledger:Ledger.record", 1),
     "after the event": ("tasks.retraining_rule:emit_event", 1),
 }
-QUICK = ("after dvc add",)
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +156,8 @@ def test_the_same_data_are_not_counted_again(undisturbed: Station, report: dict[
     assert undisturbed.ingest()["retraining"]["new_images"] == new
 
 
-@pytest.mark.parametrize(
-    "when", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FATAL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("when", FATAL)
 def test_killed_and_run_again_it_comes_to_the_same(
     when: str, ready: Station, undisturbed: Station, report: dict[str, Any], tmp_path: Path
 ) -> None:

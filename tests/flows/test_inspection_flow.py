@@ -12,6 +12,7 @@ import pandas as pd
 
 from flows.inspection import SHOWN, to_markdown
 from tests.commands import PATIENCE, Project
+from tests.prefect_database import provide_database
 
 _RUN = """
 import json, sys
@@ -32,6 +33,7 @@ json.dump(said, open(sys.argv[3], "w"))
 def test_counts_and_gallery_come_back_and_a_page_shows_the_rejected(
     project: Project, trained: dict[str, Any], tmp_path: Path
 ) -> None:
+    provide_database(tmp_path / "prefect")
     source, out, said = project.root / "data" / "widget" / "test", tmp_path / "out", tmp_path / "said.json"
     subprocess.run(
         [sys.executable, "-c", _RUN, str(source), str(out), str(said)],

@@ -29,7 +29,7 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
     """A station with a champion in a registry of its own."""
     folder = tmp_path_factory.mktemp("station")
     station = Station(Project(project.root, project.state, project.env), folder / "none").copy(folder)
-    shutil.copy(project.state / "mlflow.db", station.project.state / "mlflow.db")
+    project.copy_registry(station.project)
     parameters = station.project.root / "params.yaml"
     params = yaml.safe_load(parameters.read_text(encoding="utf-8"))
     params["presets"]["tiny"] = {**params["presets"]["tiny"], "monitoring": MONITORING}
@@ -42,7 +42,7 @@ def ready(project: Project, trained: dict[str, Any], tmp_path_factory: pytest.Te
 def station(ready: Station, prefect_server: Server, tmp_path: Path) -> Station:
     """An equal one: its registry counts its own looks."""
     copy = ready.copy(tmp_path)
-    shutil.copy(ready.project.state / "mlflow.db", copy.project.state / "mlflow.db")
+    ready.project.copy_registry(copy.project)
     return replace(copy, project=replace(copy.project, env={**copy.project.env, "OMP_NUM_THREADS": "1"})).on(
         prefect_server
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from aesc.errors import AescError
 from aesc.manifest import scan_category
@@ -24,8 +24,9 @@ from tasks.settings import Settings
 from tests.arrivals import own_environment
 from tests.benches import MODEL, RULES, Bench
 from tests.categories import draw_category
-from tests.commands import PATIENCE, Project, at_once
+from tests.commands import Project, at_once
 from tests.flows.conftest import Imports
+from tests.servers import Server
 from tests.stations import CATEGORY, Station
 
 
@@ -39,7 +40,7 @@ def bench(
 ) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("court")
     copied = Station(project, folder / "none").copy(folder).project
-    shutil.copy(project.state / "mlflow.db", copied.state / "mlflow.db")
+    project.copy_registry(copied)
     shutil.copytree(run_folder, copied.state / "runs" / "original")
     params = yaml.safe_load((copied.root / "params.yaml").read_text(encoding="utf-8"))
     params["presets"]["tiny"]["promotion"] = RULES
@@ -266,7 +267,7 @@ def test_with_approval_required_a_person_has_the_last_word(bench: Bench, bad: st
     assert bench.aesc("approve", "1", "--reason", "again", code=2)["found"].startswith("does not await approval")
 
 
-def test_of_two_flows_at_once_one_moves_the_aliases(bench: Bench, bad: str) -> None:
+def test_of_two_flows_at_once_one_moves_the_aliases(bench: Bench, bad: str, prefect_server: Server) -> None:
     bench.challenge(bad, "1")
     before = len(read_ledger(CATEGORY))
 
@@ -275,7 +276,7 @@ def test_of_two_flows_at_once_one_moves_the_aliases(bench: Bench, bad: str) -> N
         return str(report["status"])
 
     # Prefect's settings, of which the server is one, are in the context of the thread.
-    with prefect_test_harness(server_startup_timeout=PATIENCE), ThreadPoolExecutor(2) as pool:
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), ThreadPoolExecutor(2) as pool:
         both = [pool.submit(copy_context().run, promote, name) for name in ("ann", "ben")]
         assert sorted(one.result() for one in both) == ["promoted", "unchanged"]
     assert bench.aliases == {"champion": "1", "previous": bad}
@@ -297,5 +298,7 @@ def test_compare_changes_nothing(bench: Bench, bad: str) -> None:
     before = (bench.aliases, bench.client.get_registered_model(MODEL).tags, bench.client.get_model_version(MODEL, bad))
     report = bench.aesc("compare", "1", bad)
     assert (report["verdict"], report["champion"]["version"], report["challenger"]["version"]) == ("REJECT", "1", bad)
+    assert report["record"] is None
+    assert "nothing was recorded" in Path(report["page"]).read_text(encoding="utf-8")
     after = (bench.aliases, bench.client.get_registered_model(MODEL).tags, bench.client.get_model_version(MODEL, bad))
     assert str(after) == str(before)

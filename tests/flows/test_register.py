@@ -11,14 +11,17 @@ from aesc.report_figures import describe
 from flows.commands.training import _headline
 from tests.categories import draw_category
 from tests.commands import Project
+from tests.servers import Server
 
 
-def test_without_tracking_server_the_weights_are_kept_and_can_be_registered(project: Project, tmp_path: Path) -> None:
+def test_without_tracking_server_the_weights_are_kept_and_can_be_registered(
+    project: Project, prefect_server: Server, tmp_path: Path
+) -> None:
     """The same product has no defective test images, which every report must say."""
     draw_category(tmp_path / "line 3", "plain", train=24, test_good=3, defects={})
     arguments = ("retrain", "--category", "plain", "--data", tmp_path / "line 3", "--preset", "tiny", "--json")
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    error = project.aesc(*arguments, code=1, **away).error
+    error = project.on(prefect_server).aesc(*arguments, code=1, **away).error
     assert error["where"] == "MLflow at http://127.0.0.1:9"
     assert error["found"].startswith("not reachable: ")
     (folder,) = (project.state / "runs" / "plain").iterdir()

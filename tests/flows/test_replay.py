@@ -31,6 +31,7 @@ from tasks.replay_scratch import place_data, recorded_files, scratch_folder
 from tasks.settings import Settings
 from tests.clones import CATEGORY, PRESET, make_clone
 from tests.commands import Project
+from tests.prefect_database import provide_database
 from tests.repositories import git
 
 STEPS = 8  # 2 epochs of 4
@@ -86,6 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = make_clone(folder / "project")
     (folder / "home").mkdir()
     project = Project(root, root / ".aesc", {"HOME": str(folder / "home")})
+    provide_database(project.state / "prefect")
     arguments = ("--category", CATEGORY, "--preset", PRESET, "--set", "training.device=cpu", "--json")
     return Trained(project, project.aesc("retrain", *arguments).report)
 

@@ -19,6 +19,8 @@ from aesc.files import read_json
 from tests.commands import Project
 from tests.flows.conftest import RETRAIN, TINY, Imports
 from tests.repositories import git
+from tests.servers import Server
+from tests.stations import Station
 
 MODEL = "aesc-widget"
 SPLITS = ("train", "validation", "calibration", "test")
@@ -230,19 +232,17 @@ def test_ctrl_c_in_training_is_resumed_by_the_same_command_to_the_same_weights(
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "challenger": "2"}
 
 
-def test_data_that_differs_from_its_version_stops_the_run_and_is_named(project: Project, imported: Imports) -> None:
-    folder = project.root / "data/widget/test"
-    changed, removed = folder / "good/003.png", folder / "dent/002.png"  # which no other test reads
-    before = {path: path.read_bytes() for path in (changed, removed)}
-    try:
-        with Image.open(changed) as picture:
-            picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(changed)
-        removed.unlink()
-        error = project.aesc(*RETRAIN, code=1).error
-    finally:
-        for path, content in before.items():
-            path.write_bytes(content)
-    assert error["where"] == str(project.root / "data")
+def test_data_that_differs_from_its_version_stops_the_run_and_is_named(
+    project: Project, prefect_server: Server, imported: Imports, tmp_path: Path
+) -> None:
+    copy = Station(project, tmp_path / "none").copy(tmp_path).project.on(prefect_server)
+    folder = copy.root / "data/widget/test"
+    changed, removed = folder / "good/003.png", folder / "dent/002.png"
+    with Image.open(changed) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(changed)
+    removed.unlink()
+    error = copy.aesc(*RETRAIN, code=1).error
+    assert error["where"] == str(copy.root / "data")
     assert error["found"].startswith("differs from data.dvc in 2 files")
     assert "modified (1): data/widget/test/good/003.png" in error["found"]
     assert "deleted (1): data/widget/test/dent/002.png" in error["found"]

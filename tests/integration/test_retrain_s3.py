@@ -16,6 +16,7 @@ from tasks.versioning import pull_data
 from tests import servers
 from tests.clones import CATEGORY, PRESET, make_clone
 from tests.commands import Done, Project
+from tests.prefect_database import provide_database
 from tests.repositories import ROOT, git
 from tests.servers import SECRET_KEY, Server, s3_client
 
@@ -67,6 +68,7 @@ def trained(
             tracking_uri, named = f"sqlite:///{folder / 'mlflow.db'}", {"AESC_ARTIFACTS": artifacts}
         env |= {"MLFLOW_TRACKING_URI": tracking_uri, **named}
         project = Project(make_clone(folder / "project"), folder / "state", env)
+        provide_database(project.state / "prefect")
         done = project.aesc("retrain", "--category", CATEGORY, "--preset", PRESET, "--json")
         yield Trained(project, done, s3_server, artifacts, remote)
 
