@@ -52,6 +52,7 @@ _STYLE: dict[str, Any] = {
 _CAPTION_SIZE = 7.5  # points
 _CAPTION_LINE = 0.15  # inches
 _CAPTION_MARGIN = 0.09  # inches
+_COMPRESSION = 4  # of PNG: a third of the time of the usual 6, 2 % more bytes
 _HINTING = 0.95  # drawn letters sit on whole pixels, which makes a line a little wider than its outlines
 
 # Matplotlib keeps its style in one global; two threads drawing at once would restore each other's.
@@ -59,8 +60,12 @@ _STYLE_LOCK = threading.Lock()
 
 
 @contextmanager
-def drawing(path: Path, *, height: float, caption: str, width: float = WIDTH) -> Iterator[SubFigure]:
+def drawing(
+    path: Path, *, height: float, caption: str, width: float = WIDTH, arrange: bool = True
+) -> Iterator[SubFigure]:
     """A space of `width` x `height` inches to draw in; afterwards it is at `path` as PNG, with `caption` below it.
+
+    `arrange` makes room for labels and titles, for which everything is drawn twice; off for what is placed by inches.
 
     The user's own Matplotlib settings neither change the picture nor are changed by it, and the file holds no date and
     no version, so that equal content gives equal bytes.
@@ -74,7 +79,7 @@ def drawing(path: Path, *, height: float, caption: str, width: float = WIDTH) ->
         raise ValueError("caption is empty; allowed: n, seed, data version and metric version in words")
     foot_height = len(lines) * _CAPTION_LINE + 0.12
     with _STYLE_LOCK, matplotlib.style.context(["default", _STYLE]):
-        layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.09)
+        layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.09) if arrange else None
         figure = Figure(figsize=(width, height + foot_height), dpi=DPI, layout=layout)
         FigureCanvasAgg(figure)
         (body,), (foot,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, foot_height), hspace=0.0)
@@ -82,7 +87,8 @@ def drawing(path: Path, *, height: float, caption: str, width: float = WIDTH) ->
             _CAPTION_MARGIN / width, 0.98, "\n".join(lines), va="top", size=_CAPTION_SIZE, color=FAINT, linespacing=1.3
         )
         yield body
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
+        style: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": _COMPRESSION}}
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI, **style))
 
 
 def say(axes: Axes, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import SubFigure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from aesc.canvas import BLUE, FAINT, ORANGE, OUTLINE, PURPLE, WIDTH, drawing, require_columns, say, shorten
+from aesc.canvas import BLUE, FAINT, ORANGE, OUTLINE, PURPLE, WIDTH, drawing, require_columns, shorten
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -112,28 +112,30 @@ def panel_figure(
         "residual": _scale([row.residual for row in rows], residual_vmax),
         "uncertainty": _scale([row.uncertainty for row in rows], uncertainty_vmax),
     }
-    with drawing(path, height=height, caption=caption) as figure:
+    with drawing(path, height=height, caption=caption, arrange=False) as figure:
+        page = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # in inches; a pair of axes for each tile takes twice as long
+        page.set_axis_off()
+        page.set(xlim=(0.0, WIDTH), ylim=(height, 0.0))
 
-        def place(column: int, top: float, down: float) -> Axes:
-            left = _SIDE + column * (tile + _GAP)
-            return figure.add_axes((left / WIDTH, 1 - (top + down) / height, tile / WIDTH, down / height))
+        def left_of(column: str) -> float:
+            return _SIDE + _COLUMNS.index(column) * (tile + _GAP)
 
-        def write(x: float, top: float, text: str, **style: Any) -> None:
-            figure.text(x / WIDTH, 1 - top / height, text, va="center", **style)
-
-        for column, name in enumerate(_COLUMNS):
-            write(_SIDE + column * (tile + _GAP) + tile / 2, 0.16, name, ha="center", weight="bold", size=10.5)
+        for name in _COLUMNS:
+            page.text(left_of(name) + tile / 2, 0.16, name, ha="center", va="center", weight="bold", size=10.5)
         for number, row in enumerate(rows):
             top = _TOP + number * (_HEADER + tile_height)
-            write(_SIDE, top + 0.15, shorten(row.title, 58), ha="left", size=9)
-            _write_verdict(figure, row, threshold, right=1 - _SIDE / WIDTH, level=1 - (top + 0.15) / height)
-            for column, name in enumerate(_COLUMNS):
-                _draw_tile(place(column, top + _HEADER, tile_height), name, row, scales)
+            page.text(_SIDE, top + 0.15, shorten(row.title, 58), va="center", size=9)
+            _write_verdict(page, row, threshold, at=top + 0.15)
+            for name in _COLUMNS:
+                _draw_tile(page, _Box(left_of(name), top + _HEADER, tile, tile_height), name, row, scales)
         foot = _TOP + len(rows) * (_HEADER + tile_height)
         for name, scale in scales.items():
-            _colour_bar(place(_COLUMNS.index(name), foot + 0.1, 0.09), scale)
+            place = (left_of(name) / WIDTH, 1 - (foot + 0.19) / height, tile / WIDTH, 0.09 / height)
+            _colour_bar(figure.add_axes(place), scale)
         if any(row.pixel_mask is not None for row in rows):
-            write(_SIDE, foot + 0.15, "outline on the input: pixels above the pixel threshold", ha="left", size=8.5)
+            page.text(
+                _SIDE, foot + 0.15, "outline on the input: pixels above the pixel threshold", va="center", size=8.5
+            )
     return path
 
 
@@ -216,49 +218,57 @@ def choose_examples(frame: pd.DataFrame, *, threshold: float) -> list[tuple[int,
     return chosen
 
 
-def _draw_tile(axes: Axes, name: str, row: PanelRow, scales: dict[str, Normalize]) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="#C8C8C8", linewidth=0.6)
-    if name == "mask":
-        if row.mask is None:
-            axes.set_facecolor("#F2F2F2")
-            say(axes, "no mask")
-        else:
-            axes.imshow(row.mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+class _Box(NamedTuple):
+    """Where a tile lies on the page, in inches from its left and upper edge."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def _draw_tile(page: Axes, box: _Box, name: str, row: PanelRow, scales: dict[str, Normalize]) -> None:
+    def show(pixels: npt.NDArray[Any], **style: Any) -> None:
+        extent = (box.left, box.left + box.width, box.top + box.height, box.top)
+        page.imshow(pixels, extent=extent, aspect="auto", **style)
+
+    if name == "mask" and row.mask is None:
+        page.add_patch(Rectangle((box.left, box.top), box.width, box.height, color="#F2F2F2", linewidth=0.0))
+        middle = (box.left + box.width / 2, box.top + box.height / 2)
+        page.text(*middle, "no mask", ha="center", va="center", color=FAINT, size=11)
+    elif name == "mask":
+        show(np.asarray(row.mask), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif name in scales:
-        axes.imshow(getattr(row, name), cmap=MAP_COLOURS, norm=scales[name], aspect="auto")
+        show(getattr(row, name), cmap=MAP_COLOURS, norm=scales[name])
     else:
         pixels = np.clip(row.image if name == "input" else row.reconstruction, 0.0, 1.0)
-        axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), aspect="auto")
-        if name == "input" and row.pixel_mask is not None and row.pixel_mask.any():
-            _outline(axes, row.pixel_mask)
-
-
-def _outline(axes: Axes, flagged: Bools) -> None:
-    """Draw the edge of the flagged area; the padding closes it at the image's border."""
-    padded = np.pad(flagged, 1).astype(float)
-    height, width = padded.shape
-    lines = axes.contour(
-        np.arange(width) - 1, np.arange(height) - 1, padded, levels=[0.5], colors=[OUTLINE], linewidths=1.1
+        show(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    page.add_patch(
+        Rectangle((box.left, box.top), box.width, box.height, fill=False, edgecolor="#C8C8C8", linewidth=0.6)
     )
-    lines.set_clip_on(False)  # an edge on the border would lose half its width
+    if name == "input" and row.pixel_mask is not None and row.pixel_mask.any():
+        _outline(page, box, row.pixel_mask)
+
+
+def _outline(page: Axes, box: _Box, flagged: Bools) -> None:
+    """Draw the edge of the flagged area; the padding closes it at the image's border."""
+    height, width = flagged.shape
+    across = box.left + (np.arange(-1, width + 1) + 0.5) * box.width / width
+    down = box.top + (np.arange(-1, height + 1) + 0.5) * box.height / height
+    lines = page.contour(across, down, np.pad(flagged, 1).astype(float), levels=[0.5], colors=[OUTLINE], linewidths=1.1)
     lines.set_path_effects([withStroke(linewidth=2.2, foreground="black")])
-    axes.set_xlim(-0.5, width - 2.5)
-    axes.set_ylim(height - 2.5, -0.5)
 
 
-def _write_verdict(figure: SubFigure, row: PanelRow, threshold: float | None, *, right: float, level: float) -> None:
+def _write_verdict(page: Axes, row: PanelRow, threshold: float | None, *, at: float) -> None:
     mark, colour = _MARKS[row.verdict]
-    figure.text(right, level, f"{mark} {row.verdict}", ha="right", va="center", weight="bold", size=9, color=colour)
+    style: dict[str, Any] = {"ha": "right", "va": "center", "size": 9}
+    page.text(WIDTH - _SIDE, at, f"{mark} {row.verdict}", weight="bold", color=colour, **style)
     text = f"score {row.score:.4g}"
     if threshold is not None:
         digits = 4 if f"{row.score:.4g}" != f"{threshold:.4g}" else 7
         sign = ">" if row.score > threshold else "≤"
         text = f"score {row.score:.{digits}g} {sign} threshold {threshold:.{digits}g}"
-    figure.text(right - 0.8 / WIDTH, level, text, ha="right", va="center", size=9, color=FAINT)
+    page.text(WIDTH - _SIDE - 0.8, at, text, color=FAINT, **style)
 
 
 def _colour_bar(axes: Axes, scale: Normalize) -> None:
