@@ -64,7 +64,8 @@ def corrupt(
         return (images if inplace else images.clone()).add_(noise, alpha=params.gaussian_std).clamp_(0.0, 1.0), ~mask
     corrupted = images if inplace else images.clone()
     if params.kind == "structured":
-        return corrupted, paint_structured(corrupted, params=params.structured, generator=generator)
+        original = None if inplace else images
+        return corrupted, paint_structured(corrupted, params=params.structured, generator=generator, original=original)
     if params.kind == "stain":
         outline = _stain(batch, side, params, generator, images.device)
         if images.device.type == "cpu":

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesc.device import gains_by_bfloat16
-from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, phase_kernels, shuffle_phases
+from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, interleave_phases, phase_kernels
 from aesc.seeding import Stream, generator
 
 DEEP_TOGETHER = 16  # passes x images that go through the small maps at once on a CPU
@@ -82,7 +82,7 @@ class StochasticPasses:
                 rows = slice(start, start + len(outputs))
                 welford(mean[rows], squares[rows], outputs, count)
         # Pixels were counted where the four phases lie, so that the shuffle into an image is needed once.
-        return shuffle_phases(squares / (passes - 1))
+        return interleave_phases(squares / (passes - 1))
 
     def _unshuffled(self, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
@@ -209,7 +209,7 @@ def _in_bfloat16(kernel: _Kernel) -> _Kernel:
 
 
 def _phases(kernel: _Kernel) -> _Kernel:
-    return _Kernel(_channels_last(phase_kernels(kernel.weight)), kernel.bias.repeat_interleave(4))
+    return _Kernel(_channels_last(phase_kernels(kernel.weight)), kernel.bias.repeat(4))
 
 
 def _down(x: Tensor, kernel: _Kernel) -> Tensor:
@@ -219,7 +219,7 @@ def _down(x: Tensor, kernel: _Kernel) -> Tensor:
 
 def _up(x: Tensor, kernel: _Kernel) -> Tensor:
     products = F.conv2d(x.to(kernel.weight.dtype), kernel.weight, kernel.bias, padding=1)
-    return shuffle_phases(F.leaky_relu_(products, LEAKY_SLOPE)).float()
+    return interleave_phases(F.leaky_relu_(products, LEAKY_SLOPE)).float()
 
 
 def _drop(x: Tensor, masks: _Masks, number: int, batch: int) -> Tensor:

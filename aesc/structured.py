@@ -13,6 +13,7 @@ corruption.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -57,32 +58,35 @@ class _Draw(NamedTuple):
     roughness: Tensor  # batch x 1 x 1 x 1, amplitude of the texture added to it
 
 
-def paint_structured(images: Tensor, *, params: Structured, generator: torch.Generator) -> Tensor:
+def paint_structured(
+    images: Tensor, *, params: Structured, generator: torch.Generator, original: Tensor | None = None
+) -> Tensor:
     """Paint 1 to `params.blobs` blobs on every image, in place.
 
     Args:
         images: batch x channels x side x side in [0, 1].
         params: number, sizes, opacities and fillings.
         generator: on the images' device; the same state gives the same corruption.
+        original: what `images` are copies of, where it is still there; fillings are taken from it.
 
     Returns:
         Where they were changed: batch x 1 x side x side, bool (a pixel of a soft edge counts from opacity 0.3).
     """
     batch, channels, side, _ = images.shape
     pixels = images.permute(0, 2, 3, 1)
-    original = pixels.clone()
+    source = pixels.clone() if original is None else original.permute(0, 2, 3, 1)
     mask = torch.zeros(batch, side, side, dtype=torch.bool, device=images.device)
     bank = _bank(images.device)
     far = _REACH * math.sqrt(1.0 + (_REACH * params.bend) ** 2)  # semi-major axes, if it is bent the most
     for draw in _draw(batch, channels, side, params, generator, images.device):
         if images.device.type == "cpu":
             reaches = (draw.there * draw.long * far).flatten().tolist()
-            for item, reach in enumerate(reaches):
+            blobs = map(_Draw._make, zip(*(value.split(1) for value in draw), strict=True))
+            for item, (reach, blob) in enumerate(zip(reaches, blobs, strict=True)):
                 if reach > 0.0:
-                    one = _Draw(*(value[item : item + 1] for value in draw))
-                    _paint(pixels, mask, original, one, bank, params, first=item, window=_window(reach, side))
+                    _paint_window(pixels[item], mask[item], source, blob, bank, params, window=_window(reach, side))
         else:
-            _paint(pixels, mask, original, draw, bank, params, first=0, window=side)
+            _paint_whole(pixels, mask, source, draw, bank, params)
     return mask[:, None]
 
 
@@ -146,51 +150,74 @@ def _draw(
     return draws
 
 
-def _paint(
-    pixels: Tensor,
-    mask: Tensor,
-    original: Tensor,
-    draw: _Draw,
-    bank: Tensor,
-    params: Structured,
-    *,
-    first: int,
-    window: int,
-) -> None:
-    """Paint one blob on each image from `first` on, in place, within a window of that side."""
+def _paint_whole(pixels: Tensor, mask: Tensor, source: Tensor, draw: _Draw, bank: Tensor, params: Structured) -> None:
+    """Paint one blob on each image, in place."""
     side = pixels.shape[1]
-    device = pixels.device
-    items = torch.arange(first, first + len(draw.centre), device=device)[:, None, None]
-    steps = torch.arange(window, device=device)
-    corner = (draw.centre - window // 2).clamp(0, side - window)
-    rows = (corner[:, :1] + steps)[:, :, None]
-    columns = (corner[:, 1:] + steps)[:, None, :]
+    steps = torch.arange(side, device=pixels.device)
+    rows, columns = steps[None, :, None], steps[None, None, :]
     dy = rows - draw.centre[:, 0, None, None]
     dx = columns - draw.centre[:, 1, None, None]
 
-    along = dx * draw.cos + dy * draw.sin
-    across = dy * draw.cos - dx * draw.sin + draw.bend * along.square()
-    radius = torch.hypot(along / draw.long, across / draw.short)
-    outline = _from_bank(bank, draw.outline, dy + draw.at[:, 0, None, None], dx + draw.at[:, 1, None, None])
-    depth = (1.0 - radius + params.irregularity * outline) * draw.short  # about pixels inside the outline
-    shape = torch.sigmoid(depth / draw.edge) * (radius < _REACH) * draw.there
-    shape = torch.where(shape > _LEAST_OPACITY, shape, 0.0)
+    def noise(layer: Tensor, at: Tensor) -> Tensor:
+        y, x = dy + at[:, 0, None, None], dx + at[:, 1, None, None]
+        return bank[layer[:, None, None], y % BANK_SIDE, x % BANK_SIDE]
 
-    source = original[
+    shape = _shape(draw, dy, dx, noise(draw.outline, draw.at[:, :2]), params.irregularity)
+    elsewhere = source[
         draw.source[:, None, None],
         (rows + draw.shift[:, 0, None, None]) % side,
         (columns + draw.shift[:, 1, None, None]) % side,
     ]
-    grain = _from_bank(bank, draw.texture, dy + draw.at[:, 2, None, None], dx + draw.at[:, 3, None, None])
-    filling = (draw.gain * source + draw.level + draw.roughness * grain[..., None]).clamp(0.0, 1.0)
+    grain = noise(draw.texture, draw.at[:, 2:])[..., None]
+    _blend(pixels, mask, draw, shape, draw.gain * elsewhere + draw.level + draw.roughness * grain)
 
-    opacity = (shape * draw.opacity)[..., None]
-    if window == side and len(draw.centre) == len(pixels):
-        pixels.lerp_(filling, opacity)
-        mask |= shape > _MASK_OPACITY
+
+def _paint_window(
+    pixels: Tensor, mask: Tensor, source: Tensor, draw: _Draw, bank: Tensor, params: Structured, *, window: int
+) -> None:
+    """Paint one blob on one image (side x side x channels), in place, as `_paint_whole` does."""
+    side = len(pixels)
+    (y, x), (down, across), at = (value[0].tolist() for value in (draw.centre, draw.shift, draw.at))
+    top, left = (min(max(centre - window // 2, 0), side - window) for centre in (y, x))
+    dy = torch.arange(top - y, top - y + window)[None, :, None]
+    dx = torch.arange(left - x, left - x + window)[None, None, :]
+
+    def noise(layer: Tensor, at: Sequence[int]) -> Tensor:
+        return _cut(bank[int(layer)], top - y + at[0], left - x + at[1], window)[None]
+
+    shape = _shape(draw, dy, dx, noise(draw.outline, at[:2]), params.irregularity)
+    if float(draw.gain) == 0.0:  # filled with a level and noise, with no image
+        filling = draw.level + draw.roughness * noise(draw.texture, at[2:])[..., None]
     else:
-        pixels[items, rows, columns] = torch.lerp(pixels[items, rows, columns], filling, opacity)
-        mask[items, rows, columns] |= shape > _MASK_OPACITY
+        filling = draw.gain * _cut(source[int(draw.source)], top + down, left + across, window) + draw.level
+    inside = slice(top, top + window), slice(left, left + window)
+    _blend(pixels[inside][None], mask[inside][None], draw, shape, filling)
+
+
+def _shape(draw: _Draw, dy: Tensor, dx: Tensor, outline: Tensor, irregularity: float) -> Tensor:
+    """How much of the blob each pixel has, in [0, 1]: batch x height x width."""
+    along = dx * draw.cos + dy * draw.sin
+    across = dy * draw.cos - dx * draw.sin + draw.bend * along.square()
+    radius = torch.hypot(along / draw.long, across / draw.short)
+    depth = (1.0 - radius + irregularity * outline) * draw.short  # about pixels inside the outline
+    shape = torch.sigmoid(depth / draw.edge) * (radius < _REACH) * draw.there
+    return torch.where(shape > _LEAST_OPACITY, shape, 0.0)
+
+
+def _blend(pixels: Tensor, mask: Tensor, draw: _Draw, shape: Tensor, filling: Tensor) -> None:
+    """Lay the filling over pixels (batch x height x width x channels), in place."""
+    pixels.lerp_(filling.clamp(0.0, 1.0), (shape * draw.opacity)[..., None])
+    mask |= shape > _MASK_OPACITY
+
+
+def _cut(plane: Tensor, top: int, left: int, window: int) -> Tensor:
+    """window x window x ... of a plane (side x side x ...) that goes on with its other edge behind each edge."""
+    side = len(plane)
+    top, left = top % side, left % side
+    if max(top, left) + window <= side:
+        return plane[top : top + window, left : left + window]
+    steps = torch.arange(window)
+    return plane.index_select(0, (top + steps) % side).index_select(1, (left + steps) % side)
 
 
 def _deep(condition: Tensor) -> Tensor:
@@ -199,10 +226,6 @@ def _deep(condition: Tensor) -> Tensor:
 
 def _window(reach: float, side: int) -> int:
     return min(side, 2 * math.ceil(reach) + 1)
-
-
-def _from_bank(bank: Tensor, layer: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    return bank[layer[:, None, None], y % BANK_SIDE, x % BANK_SIDE]
 
 
 @cache

@@ -26,7 +26,7 @@ from aesc.seeding import Stream, generator
 from aesc.training_step import TrainingStep
 
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 @dataclass(frozen=True)

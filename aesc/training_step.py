@@ -6,6 +6,7 @@ one batch, the next is corrupted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from aesc.device import autocast
 from aesc.examples import Example, make_example, restoration_loss
 from aesc.learning_rate import set_rate
-from aesc.network import AESc
+from aesc.network import AESc, in_memory_order
 from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.recorded import Recorded
@@ -44,13 +45,15 @@ class TrainingStep:
         # What is recorded reads the rate from the device.
         self._rate = torch.tensor(rate, device=device) if recorded else None
         self._flags = {"fused": device.type != "mps", "capturable": recorded}
+        # On a CPU Adam copies what is not contiguous, so it gets views that are.
+        learnt = [(parameter, in_memory_order(parameter.detach())) for parameter in network.parameters()]
         self.optimiser = torch.optim.Adam(
-            network.parameters(),
+            [view for _, view in learnt],
             lr=rate if self._rate is None else self._rate,
             fused=self._flags["fused"],
             capturable=self._flags["capturable"],
         )
-        self._halves = _Halves(network, self.optimiser, params=params, device=device)
+        self._halves = _Halves(network, learnt, self.optimiser, params=params, device=device)
         self._replays = _Replays(self._halves, device) if recorded else None
 
     @property
@@ -94,9 +97,16 @@ class _Halves:
     """A step's two halves, as they are."""
 
     def __init__(
-        self, network: AESc, optimiser: torch.optim.Optimizer, *, params: Params, device: torch.device
+        self,
+        network: AESc,
+        learnt: Sequence[tuple[Tensor, Tensor]],
+        optimiser: torch.optim.Optimizer,
+        *,
+        params: Params,
+        device: torch.device,
     ) -> None:
         self._network = network
+        self._learnt = learnt  # each parameter, and the view of it that the optimiser has
         self._optimiser = optimiser
         self._params = params
         self.corruption, self.dropout = torch.Generator(device), torch.Generator(device)
@@ -108,13 +118,15 @@ class _Halves:
     def learn(self, corrupted: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor]:
         """Learn from an example; its loss."""
         settings = self._params.training
-        self._optimiser.zero_grad(set_to_none=True)
+        self._network.zero_grad(set_to_none=True)
         with autocast(corrupted.device, settings.precision):
             drops = self._params.network.dropout_in_training
             output = self._network(corrupted, generator=self.dropout if drops else None)
         example = Example(corrupted, target, mask)
         loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
         loss.backward()
+        for parameter, view in self._learnt:
+            view.grad = None if parameter.grad is None else in_memory_order(parameter.grad)
         self._optimiser.step()
         return (loss.detach(),)
 

@@ -10,7 +10,7 @@ import torch
 from aesc.detection import mc_dropout_variance
 from aesc.device import multiply_in_float32
 from aesc.mc_dropout import StochasticPasses
-from aesc.network import AESc, Skip, build_network, shuffle_phases
+from aesc.network import AESc, Skip, build_network, interleave_phases
 from aesc.structured import paint_structured
 from tests.aesc.test_structured import PARAMS
 
@@ -53,8 +53,8 @@ def test_the_variance_over_passes_agrees(skip: Skip, count: int) -> None:
 
 def test_phases_are_shuffled_alike() -> None:
     x = torch.rand(3, 8, 5, 7).contiguous(memory_format=torch.channels_last)
-    found = shuffle_phases(x.cuda())
-    assert torch.equal(found.cpu(), shuffle_phases(x))
+    found = interleave_phases(x.cuda())
+    assert torch.equal(found.cpu(), interleave_phases(x))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from aesc.params import FILLS, Structured
 from aesc.params_file import load_params
-from aesc.structured import _bank, _draw, _paint, paint_structured
+from aesc.structured import _bank, _draw, _paint_whole, paint_structured
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption.structured
 SIDE = 64
@@ -46,14 +46,14 @@ def test_what_is_marked_has_changed_and_what_is_far_from_it_has_not() -> None:
     assert changed[~mask].float().mean() < 0.05
 
 
-def test_one_window_for_all_paints_what_a_window_each_does() -> None:
+def test_painting_whole_images_gives_what_a_window_for_each_blob_does() -> None:
     """A GPU paints on whole images; the pixels must not depend on it."""
     images = noise(8)
     painted, mask = paint(images)
     pixels = images.permute(0, 2, 3, 1).clone()
     whole = torch.zeros(8, SIDE, SIDE, dtype=torch.bool)
     for draw in _draw(8, 3, SIDE, PARAMS, torch.Generator().manual_seed(1), images.device):
-        _paint(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS, first=0, window=SIDE)
+        _paint_whole(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS)
     torch.testing.assert_close(pixels.permute(0, 3, 1, 2), painted)
     assert torch.equal(whole[:, None], mask)
 
