@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aesc.calibration import count, percent
+from aesc.calibration import count, percent, percent_promised
 from aesc.errors import AescError
 
 
@@ -104,8 +104,8 @@ def abstention_band(scores: ArrayLike, *, k: int, rate: float, both_maps: bool =
         low=float(values[low - 1]),
         high=float(values[high - 1]),
         message=(
-            f"at most {percent(attained)} of clean images abstain: those whose residual and uncertainty contradict "
-            f"each other while the score is between ranks {low} and {high} of {n} calibration scores"
+            f"at most {percent_promised(attained)} of clean images abstain: those whose residual and uncertainty "
+            f"contradict each other while the score is between ranks {low} and {high} of {n} calibration scores"
         ),
     )
 

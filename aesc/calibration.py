@@ -99,19 +99,19 @@ def conformal_threshold(
     if kept:
         message = (
             f"{images} can support {percent(alpha)}; "
-            f"at most {percent(attained)} of clean images exceed the threshold of the {what}"
+            f"at most {percent_promised(attained)} of clean images exceed the threshold of the {what}"
         )
     else:
         missing = needed - n
         message = (
-            f"{images} cannot support {percent(alpha)}; the best is {percent(attained)}; "
+            f"{images} cannot support {percent(alpha)}; the best is {percent_promised(attained)}; "
             f"{missing} more {'is' if missing == 1 else 'are'} needed"
         )
         if on_shortage == "stop":
             raise AescError(
                 "calibration.false_alarm_rate",
                 message,
-                allowed=f"at least {percent(attained)} with {images}",
+                allowed=f"at least {percent_promised(attained)} with {images}",
                 todo="add clean images, raise calibration.false_alarm_rate, or set calibration.on_shortage to attain",
             )
     return Promise(
@@ -232,6 +232,13 @@ def percent(rate: float) -> str:
     value = 100.0 * rate
     text = f"{value:.2g}" if value < 1.0 else f"{value:.1f}" if value < 99.0 else f"{value:.6g}"
     return f"{text.removesuffix('.0')} %"
+
+
+def percent_promised(rate: float) -> str:
+    """As `percent`, rounded up: 1 / 14 is "7.2 %". A promise must not look better than it is."""
+    value = 100.0 * rate
+    digits = 1 if value >= 1.0 or value <= 0.0 else 1 - math.floor(math.log10(value))
+    return percent(math.ceil(value * 10**digits - 1e-9) / 10**digits / 100.0)
 
 
 def count(n: int, noun: str) -> str:

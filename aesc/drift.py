@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import betabinom, mannwhitneyu
 
-from aesc.calibration import Promise
+from aesc.calibration import Promise, percent_promised
 from aesc.errors import AescError
 
 MOST_EXACT = 10_000  # pairs of scores up to which the rank sum's distribution is counted out; it takes 0.1 s there
@@ -114,8 +114,8 @@ def compare_alarms(alarms: int, images: int, promise: Promise, *, level: float, 
     p = float(betabinom.sf(alarms - 1, images, promise.n + 1 - promise.k, promise.k))
     alarm = p <= level
     words = (
-        f"{alarms} of {images} are above the threshold, promised are at most {100 * promise.attained:.3g} % of clean "
-        f"images, p = {p:.2g}" + (f", at most {level:.2g}: defects, or a change" if alarm else "")
+        f"{alarms} of {images} are above the threshold, promised are at most {percent_promised(promise.attained)} of "
+        f"clean images, p = {p:.2g}" + (f", at most {level:.2g}: defects, or a change" if alarm else "")
     )
     return Comparison(what, images, promise.n, p, level, alarms / images, alarm, words)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from aesc.calibration import percent_promised
 from aesc.canvas import BLUE, FAINT, GREEN, INK, ORANGE, SKY, drawing, plain_log_ticks, require_columns, say, shorten
 
 Doubles = npt.NDArray[np.float64]
@@ -171,7 +172,6 @@ def score_histogram(
     values = scores["score"].to_numpy(dtype=float)
     if not np.isfinite(values).all() or not np.isfinite(threshold):
         raise ValueError("a score or the threshold is not finite; allowed: finite numbers")
-    promised = math.ceil(1000.0 * alpha_attained - 1e-9) / 10.0  # rounded up: a promise must not look better than it is
     groups = _ordered_groups(scores["group"])
     log = values.min() > 0.0 and threshold > 0.0 and values.max() > _LOG_FROM * threshold
     bins = _bins(values, threshold, log=log)
@@ -194,7 +194,7 @@ def score_histogram(
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
         across = float(axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0.0)))[0])
         axes.annotate(
-            f"threshold {threshold:.4g}: at most {promised:g} % of clean images above",
+            f"threshold {threshold:.4g}: at most {percent_promised(alpha_attained)} of clean images above",
             xy=(across, 1.0), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
             ha="left" if across < 0.45 else "right" if across > 0.6 else "center", weight="bold",
         )  # fmt: skip

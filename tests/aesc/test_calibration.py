@@ -13,6 +13,7 @@ from aesc.calibration import (
     choose_strategy,
     conformal_threshold,
     images_needed,
+    percent_promised,
     pixel_threshold,
 )
 from aesc.errors import AescError
@@ -64,9 +65,27 @@ def test_a_shortage_is_said_with_its_numbers() -> None:
     assert "on_shortage" in caught.value.todo
 
 
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.05, "5 %"),
+        (1 / 14, "7.2 %"),
+        (1 / 300, "0.34 %"),
+        (1 / 4000, "0.025 %"),
+        (0.995, "99.5 %"),
+    ],
+)
+def test_a_promise_is_rounded_up(rate: float, text: str) -> None:
+    assert percent_promised(rate) == text
+
+
 def test_a_shortage_of_one_and_a_kept_promise_read_well() -> None:
     one = conformal_threshold([1.0], alpha=0.4, on_shortage="attain")
     assert one.message == "1 calibration image cannot support 40 %; the best is 50 %; 1 more is needed"
+    rounded_up = conformal_threshold(np.arange(13.0), alpha=0.1, on_shortage="stop")  # 1 / 14 is 7.14 %
+    assert "at most 7.2 % of clean images" in rounded_up.message
     kept = conformal_threshold(np.arange(40.0), alpha=0.05, on_shortage="stop")
     assert kept.message == (
         "40 calibration images can support 5 %; at most 4.9 % of clean images exceed the threshold of the image score"
