@@ -12,12 +12,14 @@ from filelock import FileLock
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+USUAL = ("mlflow.pyfunc", "aesc.detector")  # needed by nearly every flow, and slow to import
+
 
 def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     """Start the server that a flow would start by itself; nothing happens where the user has one of their own.
 
-    `meanwhile` names modules that the flow will need: they are imported in the background, which costs nothing while
-    this process waits for its server.
+    `meanwhile` names modules that the flow will need beside the usual ones, the first needed first: they are imported
+    in the background, which costs nothing while this process waits for its server.
 
     A terminal sends Ctrl-C to the whole process group. A server that stops with the flow cannot be told that the flow
     was interrupted, and the flow would try to tell it for a minute and then fail for want of a connection.
@@ -25,7 +27,7 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     Commands that are typed at once start their servers one after the other: two that bring the same new database up to
     date at the same time fail.
     """
-    threading.Thread(target=_import_all, args=(meanwhile,), daemon=True).start()
+    threading.Thread(target=_import_all, args=((*meanwhile, *USUAL),), daemon=True).start()
     if not PREFECT_API_URL.value():
         home = PREFECT_HOME.value()
         home.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from flows.commands.shell import (
     user,
 )
 
-# What taking arrivals in imports, the first needed first.
-HEAVY = ("dvc.repo", "mlflow.pyfunc", "aesc.detector", "matplotlib.figure")
+# What taking arrivals in imports beside the usual.
+HEAVY = ("dvc.repo", "matplotlib.figure")
 
 quarantine_app = typer.Typer(
     help="Arrivals that were not taken in: look at them, and accept or reject them.",

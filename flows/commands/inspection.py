@@ -72,7 +72,7 @@ def _inspect(
     from flows.embedded_server import start_embedded_server
     from flows.inspection import inspect_by_shards
 
-    start_embedded_server(meanwhile=("mlflow.pyfunc", "aesc.detector", "matplotlib.figure", "pyarrow.parquet"))
+    start_embedded_server(meanwhile=("matplotlib.figure", "pyarrow.parquet"))
     run = flow(name="inspect", flow_run_name=f"inspect {category or source}")(inspect_by_shards)
     found: dict[str, Any] = run(source, category, model, str(out) if out else None, strategy, all_scores=all_scores)
     return found

@@ -48,7 +48,7 @@ def monitor(
     from flows.embedded_server import start_embedded_server
     from flows.monitor import monitor as flow
 
-    start_embedded_server(meanwhile=("mlflow.pyfunc", "aesc.detector", "scipy.stats", "matplotlib.figure"))
+    start_embedded_server(meanwhile=("scipy.stats", "matplotlib.figure"))
     value: dict[str, Any] = flow(
         category, source=source, preset=preset, params_file=str(params_file.resolve()) if params_file else None
     )

@@ -88,7 +88,7 @@ def rollback(
     from flows.embedded_server import start_embedded_server
     from flows.promotion import rollback as flow
 
-    start_embedded_server(meanwhile=("mlflow.pyfunc", "aesc.detector"))
+    start_embedded_server()
     value: dict[str, Any] = flow(category, reason=reason, to=to, by=by or user())
     text = f"{category}: version {value['version']} is the champion again, in the place of {value['from']}\n"
     return Report(value, text + _aliases(value))
@@ -148,7 +148,7 @@ def _run_promote(category: str, **how: Any) -> dict[str, Any]:
     from flows.embedded_server import start_embedded_server
     from flows.promotion import promote as flow
 
-    start_embedded_server(meanwhile=("mlflow.pyfunc", "aesc.detector", "sklearn.metrics", "matplotlib.figure"))
+    start_embedded_server(meanwhile=("sklearn.metrics", "matplotlib.figure"))
     found: dict[str, Any] = flow(category, **how)
     return found
 

@@ -11,16 +11,8 @@ import typer
 from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command, quiet_settings
 
-# What a retraining imports, the first needed first.
-HEAVY = (
-    "great_expectations",
-    "dvc.repo",
-    "torch",
-    "scipy.stats",
-    "sklearn.metrics",
-    "matplotlib.figure",
-    "mlflow.pyfunc",
-)
+# What a retraining imports beside the usual.
+HEAVY = ("great_expectations", "dvc.repo", "torch", "scipy.stats", "sklearn.metrics", "matplotlib.figure")
 
 
 @command

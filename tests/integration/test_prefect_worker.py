@@ -78,8 +78,8 @@ def seen(server: Server) -> dict[str, Any]:
 
         def ended() -> list[Any]:
             """The task runs: a server learns their states from events, some after the flow run's end."""
-            runs = [one for one in client.read_task_runs(limit=200) if one.flow_run_id == run.id]
-            return runs if len(runs) >= len(TASKS) and all(run.state.is_final() for run in runs) else []
+            runs = [task for task in client.read_task_runs(limit=200) if task.flow_run_id == run.id]
+            return runs if len(runs) >= len(TASKS) and all(task.state.is_final() for task in runs) else []
 
         return {
             "flow_run": run,

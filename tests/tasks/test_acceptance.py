@@ -1,68 +1,27 @@
-"""Taking arrivals in: files, DVC, the remote, one commit; whatever is interrupted, refused or repeated on the way."""
+"""Taking arrivals in: files, DVC, the remote, one commit; and where that cannot be done."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aesc.errors import AescError
 from tasks import acceptance
 from tasks.acceptance import accept_arrivals, accepted_name
-from tasks.arrival_batch import KNOWN, QUARANTINED, Batch
+from tasks.arrival_batch import KNOWN, QUARANTINED
 from tasks.settings import Settings
 from tasks.versioning import pin_data_version, pull_data, track_data
-from tests.arrivals import die, judged_batch, killed_in, largest_file, own_environment, sha256
-from tests.repositories import commit_pointer, git, make_project, write
-
-CATEGORY = "bottle"
-ARRIVALS = {"line/1.png": b"first", "line/2.PNG": b"second", "3.jpg": b"third"}
-NAMES = {f"data/bottle/{accepted_name(sha256(content), key)}": content for key, content in ARRIVALS.items()}
-_OLD = 3  # images that were there before
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose data is tracked, committed and pushed."""
-    with pytest.MonkeyPatch.context() as patch:
-        settings = make_project(tmp_path_factory.mktemp("template"), images=_OLD)
-        own_environment(patch, settings.root)
-        track_data(settings)
-        commit_pointer(settings)
-        pin_data_version(settings.data, CATEGORY, "", settings=settings)
-    return settings.root
+from tests.arrivals import die, judged_batch, killed_in, own_environment
+from tests.repositories import git, make_project, write
+from tests.taking_in import ARRIVALS, CATEGORY, NAMES, OLD, accept, assert_taken_in, copied, images, log, refusal
 
 
 @pytest.fixture
-def settings(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    root = tmp_path / "project"
-    shutil.copytree(template, root)
-    own_environment(monkeypatch, root)
-    return Settings()
-
-
-def accept(batch: Batch) -> str | None:
-    return accept_arrivals.fn(CATEGORY, str(batch.path))
-
-
-def refusal(batch: Batch) -> AescError:
-    with pytest.raises(AescError) as caught:
-        accept(batch)
-    return caught.value
-
-
-def log(settings: Settings) -> list[str]:
-    return git(settings.root, "log", "--format=%s").splitlines()
-
-
-def images(settings: Settings) -> dict[str, bytes]:
-    folder = settings.data / CATEGORY / "train" / "good"
-    return {str(path.relative_to(settings.root)): path.read_bytes() for path in folder.iterdir()}
+def settings(tracked_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return copied(tracked_project, tmp_path / "project", monkeypatch)
 
 
 def everything(settings: Settings) -> dict[str, bytes]:
@@ -70,17 +29,6 @@ def everything(settings: Settings) -> dict[str, bytes]:
     state = {f"git {name}": git(settings.root, *name.split()).encode() for name in ("rev-parse HEAD", "diff --cached")}
     pointer = settings.root / "data.dvc"
     return images(settings) | state | {"data.dvc": pointer.read_bytes() if pointer.is_file() else b""}
-
-
-def assert_taken_in(settings: Settings, version: str | None, *, old: int = _OLD) -> None:
-    """The last commit is of data.dvc alone, and the remote holds all that it names."""
-    assert {name: content for name, content in images(settings).items() if name in NAMES} == NAMES
-    assert len(images(settings)) == old + len(NAMES)
-    assert git(settings.root, "show", "--name-only", "--format=", "HEAD").split() == ["data.dvc"]
-    assert f"md5: {version}\n" in git(settings.root, "show", "HEAD:data.dvc")
-    digests = [hashlib.md5(content, usedforsecurity=False).hexdigest() for content in images(settings).values()]
-    for digest in (*digests, str(version)):
-        assert (settings.state / "dvc-remote" / "files" / "md5" / digest[:2] / digest[2:]).is_file()
 
 
 def test_one_commit_of_the_pointer_after_the_push(settings: Settings) -> None:
@@ -276,131 +224,6 @@ def test_what_another_category_s_interrupted_batch_left_is_told_apart(
     assert_taken_in(settings, accept(batch))
 
 
-# Faults, and repetition
-
-
-def _after(name: str) -> Callable[..., Any]:
-    """Do it, then die."""
-    done = getattr(acceptance, name)
-
-    def act(*arguments: Any, **options: Any) -> None:
-        done(*arguments, **options)
-        raise KeyboardInterrupt
-
-    return act
-
-
-@pytest.mark.parametrize(
-    ("name", "when"),
-    [
-        ("_place", "after"),
-        ("add_data", "after"),
-        ("push_data", "before"),
-        ("push_data", "after"),
-        ("commit_file", "after"),
-        ("_commit", "after"),
-    ],
-)
-def test_a_kill_anywhere_is_mended_by_the_same_command(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, when: str
-) -> None:
-    before = log(settings)
-    batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    with killed_in(monkeypatch, acceptance, name, die if when == "before" else _after(name)):
-        accept(batch)
-    committed = name in ("commit_file", "_commit")
-    assert (
-        log(settings) == ([f"data: {len(NAMES)} clean images of bottle from s3://station/clean"] * committed) + before
-    )
-    head = git(settings.root, "rev-parse", "HEAD").strip()
-    if committed:  # somebody goes on working in between
-        write(settings.root / "params.yaml", "defaults: {a: 1}\n")
-        git(settings.root, "commit", "--quiet", "--all", "--message=work")
-        version = accept(batch)
-        assert batch.state["commit"] == head
-        assert log(settings)[2:] == before
-        git(settings.root, "reset", "--quiet", "--hard", head)
-    else:
-        version = accept(batch)
-    assert_taken_in(settings, version)
-    assert log(settings)[1:] == before
-    assert accept(batch) == version
-    assert log(settings)[1:] == before
-
-
-def test_half_a_file_is_neither_versioned_nor_left(settings: Settings) -> None:
-    batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    first = settings.root / next(iter(NAMES))
-    write(first.with_name(f".{first.name}.aesc-part"), "fir")
-    assert_taken_in(settings, accept(batch))
-
-
-def test_a_damaged_file_under_an_arrival_s_name_is_replaced(settings: Settings) -> None:
-    write(settings.root / next(iter(NAMES)), "fir")
-    assert_taken_in(settings, accept(judged_batch(settings, CATEGORY, ARRIVALS)))
-
-
-def test_a_failing_push_makes_no_commit_and_is_repeatable(settings: Settings) -> None:
-    before = log(settings)
-    batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    remote = settings.state / "dvc-remote"
-    remote.rename(settings.state / "unplugged")
-    write(remote, "a file where the folder should be")
-    for _ in range(2):
-        error = refusal(batch)
-        assert "data cannot be pushed" in error.found
-        assert error.transient
-        assert log(settings) == before
-        assert "commit" not in batch.state
-    remote.unlink()
-    (settings.state / "unplugged").rename(remote)
-    assert_taken_in(settings, accept(batch))
-    assert log(settings)[1:] == before
-
-
-def test_a_full_disk_makes_no_commit_and_is_repeatable(settings: Settings) -> None:
-    big = {"big.png": bytes(2 << 20)}
-    batch = judged_batch(settings, CATEGORY, {**ARRIVALS, **big})
-    before = log(settings)
-    with largest_file(1 << 20):
-        error = refusal(batch)
-    assert "could not be written: File too large" in error.found
-    assert log(settings) == before
-    assert not list((settings.data / CATEGORY).rglob("*.aesc-part"))
-    accept(batch)
-    assert len(images(settings)) == _OLD + 4
-    assert log(settings)[1:] == before
-
-
-def test_a_commit_that_git_refuses_can_be_made_later(settings: Settings) -> None:
-    before = log(settings)
-    git(settings.root, "config", "commit.gpgSign", "true")
-    git(settings.root, "config", "gpg.program", "false")
-    batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    assert "gpg failed to sign" in refusal(batch).found
-    assert log(settings) == before
-    git(settings.root, "config", "commit.gpgSign", "false")
-    assert_taken_in(settings, accept(batch))
-
-
-def test_hooks_that_check_do_not_run_and_the_one_that_follows_does(settings: Settings) -> None:
-    for name, line in (("pre-commit", "exit 1"), ("commit-msg", "exit 1"), ("post-commit", "touch followed")):
-        hook = settings.root / ".git" / "hooks" / name
-        write(hook, f"#!/bin/sh\n{line}\n")
-        hook.chmod(0o755)
-    accept(judged_batch(settings, CATEGORY, ARRIVALS))
-    assert (settings.root / "followed").exists()
-
-
-def test_another_git_at_work_is_waited_for(settings: Settings) -> None:
-    lock = settings.root / ".git" / "index.lock"
-    write(lock, "")
-    batch = judged_batch(settings, CATEGORY, ARRIVALS)
-    assert refusal(batch).transient
-    lock.unlink()
-    assert_taken_in(settings, accept(batch))
-
-
 # The first data ever, and less than git
 
 
@@ -419,7 +242,7 @@ def test_data_that_was_never_tracked_is_somebody_else_s(tmp_path: Path, monkeypa
     error = refusal(judged_batch(settings, CATEGORY, ARRIVALS))
     assert "changes that no arrival explains: data/bottle/train/good/000.png" in error.found
     assert not (settings.root / "data.dvc").exists()
-    assert len(images(settings)) == _OLD
+    assert len(images(settings)) == OLD
 
 
 def test_without_git_there_is_a_version_and_no_commit(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
@@ -430,7 +253,7 @@ def test_without_git_there_is_a_version_and_no_commit(settings: Settings, caplog
         assert f"md5: {version}\n" in (settings.root / "data.dvc").read_text()
         assert batch.state["commit"] is None
         assert "not in a git repository" in caplog.text
-    assert len(images(settings)) == _OLD + 2
+    assert len(images(settings)) == OLD + 2
 
 
 def test_without_a_remote_it_is_said_that_this_clone_alone_has_it(
@@ -448,7 +271,7 @@ def test_without_a_remote_it_is_said_that_this_clone_alone_has_it(
 def test_without_dvc_nothing_is_placed(settings: Settings) -> None:
     shutil.rmtree(settings.root / ".dvc")
     assert "not a DVC repository" in refusal(judged_batch(settings, CATEGORY, ARRIVALS)).found
-    assert len(images(settings)) == _OLD
+    assert len(images(settings)) == OLD
 
 
 def test_names_come_from_the_content() -> None:
