@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import isotonic_regression
 from scipy.stats import norm
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -233,7 +233,7 @@ def measure(
 
 def smallest_size(rates: npt.ArrayLike, sizes: Sequence[float], wished: float) -> float:
     """Where the isotonic fit of `rates` (one a size, ascending) reaches `wished`; infinite if it never does."""
-    fitted = IsotonicRegression(increasing=True).fit_transform(np.arange(len(sizes)), np.asarray(rates, dtype=float))
+    fitted = isotonic_regression(np.asarray(rates, dtype=float)).x
     reached = np.flatnonzero(fitted >= wished - _SLACK)
     if not len(reached):
         return math.inf

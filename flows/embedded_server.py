@@ -27,11 +27,17 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     Commands that are typed at once start their servers one after the other: two that bring the same new database up to
     date at the same time fail.
     """
-    threading.Thread(target=_import_all, args=((*meanwhile, *USUAL),), daemon=True).start()
-    if not PREFECT_API_URL.value():
-        home = PREFECT_HOME.value()
-        home.mkdir(parents=True, exist_ok=True)
-        with FileLock(home / "server-start.lock"), _without_interrupts(), get_client(sync_client=True):
+    imports = threading.Thread(target=_import_all, args=((*meanwhile, *USUAL),), daemon=True)
+    if PREFECT_API_URL.value():
+        imports.start()
+        return
+    home = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "server-start.lock"), _without_interrupts():
+        # First what the client imports to start the server: two threads that import hold each other up.
+        importlib.import_module("prefect.server.api.server")
+        imports.start()
+        with get_client(sync_client=True):
             pass
 
 

@@ -12,7 +12,10 @@ from aesc.presets import DEFAULT_PRESET
 from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset, Report, Set, command, quiet_settings
 
 # What a retraining imports beside the usual.
-HEAVY = ("great_expectations", "dvc.repo", "torch", "scipy.stats", "sklearn.metrics", "matplotlib.figure")
+HEAVY = (
+    *("flows.retrain", "great_expectations", "dvc.repo", "torch", "torch._dynamo"),  # the last by its optimisers
+    *("scipy.stats", "scipy.optimize", "sklearn.metrics", "matplotlib.figure"),
+)
 
 
 @command
@@ -66,9 +69,10 @@ def retrain(
     require_category(data or settings.data, category)
 
     from flows.embedded_server import start_embedded_server
-    from flows.retrain import retrain as flow
 
     start_embedded_server(meanwhile=HEAVY)
+    from flows.retrain import retrain as flow
+
     summary: dict[str, Any] = flow(
         category,
         preset=preset,
