@@ -24,7 +24,7 @@ from scipy.stats import betabinom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from aesc.calibration import conformal_threshold, percent
+from aesc.calibration import conformal_threshold, percent, percent_promised
 from aesc.canvas import INK, SKY, drawing
 from aesc.operating_point import OperatingPoint
 
@@ -81,7 +81,7 @@ def draw(found: list[Held], path: Path, *, caption: str) -> None:
             alarms = range(last + 1)
             axes.bar(alarms, np.array(held.counts[: last + 1]) / held.splits, color=SKY, label="splits")
             axes.plot(alarms, held.expected()[: last + 1], "o", color=INK, markersize=4, label="theory")
-            axes.set_title(f"promised {percent(held.attained)}\nfound {100 * held.rate:.1f} %")
+            axes.set_title(f"promised {percent_promised(held.attained)}\nfound {100 * held.rate:.1f} %")
             axes.set_xlabel(f"alarms among {held.m} (alpha {percent(held.alpha)})")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.axes[0].set_ylabel("share of splits")
