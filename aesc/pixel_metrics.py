@@ -182,15 +182,25 @@ def _split_image(
         raise AescError(where, "a clean image whose mask marks a defect", todo="mend the label or the mask")
     if label not in (None, 0) and not has_defect:
         return None
-    regions, count = ndimage.label(defect, structure=_EIGHT_CONNECTED) if has_defect else (None, 0)
-    owner = np.empty(0, dtype=np.int32) if regions is None else regions[defect]
+    owner, count = _regions(defect) if has_defect else (np.empty(0, dtype=np.int32), 0)
     normal = scores[~defect] if has_defect else scores.ravel()
     return ImagePixels(
         normal=np.sort(normal) if ascending else normal,
         defect=scores[defect],
         share=1.0 / np.bincount(owner, minlength=count + 1)[owner],
-        n_regions=int(count),
+        n_regions=count,
     )
+
+
+def _regions(defect: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """The region, from 1, of each defect pixel in the order of `scores[defect]`, and how many there are.
+
+    Only the box around all defect pixels is looked at: regions are labelled pixel by pixel, most of them normal.
+    """
+    rows, columns = (np.flatnonzero(defect.any(axis=axis)) for axis in (1, 0))
+    box = defect[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    regions, count = ndimage.label(box, structure=_EIGHT_CONNECTED)
+    return regions[box], int(count)
 
 
 def pool_pixels(images: Iterable[ImagePixels | None]) -> PooledPixels:
