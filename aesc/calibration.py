@@ -98,13 +98,13 @@ def conformal_threshold(
     images = count(n, "calibration image")
     if kept:
         message = (
-            f"{images} can support {percent(alpha)}; "
+            f"{images} can support {_exact_percent(alpha)}; "
             f"at most {percent_promised(attained)} of clean images exceed the threshold of the {what}"
         )
     else:
         missing = needed - n
         message = (
-            f"{images} cannot support {percent(alpha)}; the best is {percent_promised(attained)}; "
+            f"{images} cannot support {_exact_percent(alpha)}; the best is {percent_promised(attained)}; "
             f"{missing} more {'is' if missing == 1 else 'are'} needed"
         )
         if on_shortage == "stop":
@@ -232,6 +232,11 @@ def percent(rate: float) -> str:
     value = 100.0 * rate
     text = f"{value:.2g}" if value < 1.0 else f"{value:.1f}" if value < 99.0 else f"{value:.6g}"
     return f"{text.removesuffix('.0')} %"
+
+
+def _exact_percent(rate: float) -> str:
+    """What was wished for, as it was: a promise that is rounded up must not seem to exceed it."""
+    return f"{100.0 * rate:g} %"
 
 
 def percent_promised(rate: float) -> str:

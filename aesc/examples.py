@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aesc.corruption import corrupt
@@ -97,6 +98,7 @@ class _WeightedSquares(torch.autograd.Function):
         return difference.mul_(weighted).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weighted,) = ctx.saved_tensors
         return weighted * (2.0 * gradients[0]), None, None

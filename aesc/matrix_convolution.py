@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MOST_PIXELS = 16
@@ -21,24 +22,24 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: i
     Args:
         x: batch x maps_in x height x width.
         weight: maps_out x maps_in x side x side.
-        bias: maps_out, or None.
+        bias: maps_out, or None; with one it is `F.conv2d`.
         stride: of both axes.
         padding: of zeros, on all four edges.
 
     Returns:
         batch x maps_out x height x width.
     """
-    if not _pays(x, weight, stride, padding):
+    if bias is not None or not _pays(x, weight, stride, padding):
         return F.conv2d(x, weight, bias, stride=stride, padding=padding)
     if torch.is_autocast_enabled(x.device.type):
         low = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
+        x, weight = x.to(low), weight.to(low)
     products: Tensor = _Products.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]  # PyTorch's
-    return products if bias is None else products + bias[:, None, None]
+    return products
 
 
 def _pays(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
-    """Without gradients little is gained, and a traced network (ONNX) should have convolutions in it."""
+    """Without gradients little is gained, and an exported network (ONNX) should have convolutions in it."""
     if x.device.type != "cpu" or not (torch.is_grad_enabled() and weight.requires_grad):
         return False
     height, width = (_steps(side, weight.shape[-1], stride, padding) for side in x.shape[2:])
@@ -61,6 +62,7 @@ class _Products(torch.autograd.Function):
         return (windows.flatten(3) @ kernels.t()).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         windows, kernels = ctx.saved_tensors
         upstream = gradients[0].permute(0, 2, 3, 1).flatten(0, 2)

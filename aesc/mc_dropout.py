@@ -75,22 +75,22 @@ class StochasticPasses:
 
     def variance(self, images: Tensor, *, passes: int, seed: int) -> Tensor:
         """Variance over the passes: batch x channels x side x side, float32."""
-        mean = torch.zeros_like(self._unshuffled(images))
+        mean = torch.zeros_like(self._four_phases(images))
         squares = torch.zeros_like(mean)
         if self.random:
             for count, start, outputs in self._outputs(images, passes=passes, seed=seed):
                 rows = slice(start, start + len(outputs))
                 welford(mean[rows], squares[rows], outputs, count)
-        # Pixels were counted where the four phases lie, so that the shuffle into an image is needed once.
+        # Pixels were counted where the four phases lie, so that they are laid between each other once.
         return interleave_phases(squares / (passes - 1))
 
-    def _unshuffled(self, images: Tensor) -> Tensor:
+    def _four_phases(self, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
         shape = (batch, 4 * channels, height // 2, width // 2)
         return torch.empty(shape, device=images.device).contiguous(memory_format=torch.channels_last)
 
     def _outputs(self, images: Tensor, *, passes: int, seed: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Pass number from 1, first image, and the outputs of a few images, phases not shuffled; each pass in order."""
+        """Pass number from 1, first image, and the outputs of a few images, in four phases; each pass in order."""
         batch = len(images)
         levels = self._common(images)
         masks = self._masks_of(passes, seed, images.device)

@@ -85,6 +85,7 @@ def export(detector: Detector, path: Path) -> Parity:
     """
     _require_installed()
     model = DeterministicDetector(copy.deepcopy(detector.residual_path).cpu(), detector.operating_point).eval()
+    model.requires_grad_(False)  # what learns may be computed in another way
     with tempfile.TemporaryDirectory() as scratch:
         draft = Path(scratch) / "model.onnx"
         _write(model, detector.operating_point, draft)

@@ -32,7 +32,7 @@ class TrainingStep:
     another size runs as it is.
 
     Args:
-        network: in training mode, on `device`.
+        network: in training mode, on `device`; its weights must stay where they are in memory.
         params: network, corruption and training are used.
         device: of the images too.
     """
@@ -119,6 +119,7 @@ class _Halves:
         """Learn from an example; its loss."""
         settings = self._params.training
         self._network.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad(set_to_none=True)
         with autocast(corrupted.device, settings.precision):
             drops = self._params.network.dropout_in_training
             output = self._network(corrupted, generator=self.dropout if drops else None)

@@ -19,7 +19,7 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     """Start the server that a flow would start by itself; nothing happens where the user has one of their own.
 
     `meanwhile` names modules that the flow will need beside the usual ones, the first needed first: they are imported
-    in the background, which costs nothing while this process waits for its server.
+    in the background, then the usual ones, which costs nothing while this process waits for its server.
 
     A terminal sends Ctrl-C to the whole process group. A server that stops with the flow cannot be told that the flow
     was interrupted, and the flow would try to tell it for a minute and then fail for want of a connection.
@@ -31,14 +31,14 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
     if PREFECT_API_URL.value():
         imports.start()
         return
+    # First what the client imports to start the server: two threads that import hold each other up.
+    importlib.import_module("prefect.server.api.server")
+    with _without_interrupts():  # which the thread inherits: Ctrl-C is for the main one
+        imports.start()
     home = PREFECT_HOME.value()
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / "server-start.lock"), _without_interrupts():
-        # First what the client imports to start the server: two threads that import hold each other up.
-        importlib.import_module("prefect.server.api.server")
-        imports.start()
-        with get_client(sync_client=True):
-            pass
+    with FileLock(home / "server-start.lock"), _without_interrupts(), get_client(sync_client=True):
+        pass
 
 
 def _import_all(names: Sequence[str]) -> None:

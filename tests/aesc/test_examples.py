@@ -53,6 +53,21 @@ def test_the_loss_weighs_corrupted_pixels(weight: float, expected: float) -> Non
     assert loss.item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.9])
+def test_the_loss_has_the_gradient_of_its_formula(weight: float) -> None:
+    stream = torch.Generator().manual_seed(1)
+    mask = torch.rand(2, 1, 8, 8, generator=stream) < 0.2
+    target = torch.rand(2, 3, 8, 8, generator=stream)
+    output = torch.rand(2, 3, 8, 8, generator=stream).requires_grad_()
+    loss = restoration_loss(output, Example(target, target, mask), corrupted_weight=weight)
+    error = (output - target).square().mean(dim=1, keepdim=True)
+    parts = (error.mean(), error.mean()) if weight == 0.0 else (error[mask].mean(), error[~mask].mean())
+    formula = weight * parts[0] + (1.0 - weight) * parts[1]
+    torch.testing.assert_close(loss, formula)
+    found, expected = (torch.autograd.grad(3.0 * value, output, retain_graph=True)[0] for value in (loss, formula))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_batch_without_a_corruption_has_a_finite_loss() -> None:
     target = torch.zeros(1, 3, 8, 8)
     example = Example(target, target, torch.zeros(1, 1, 8, 8, dtype=torch.bool))

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import torch
 
 from aesc import onnx_export
 from aesc.detector import Detector
@@ -54,6 +56,18 @@ def test_any_batch_of_any_size_is_scored_as_by_the_detector(
         assert score[row] == pytest.approx(expected.score, rel=1e-5)
         np.testing.assert_allclose(residual[row], expected.maps["residual"], atol=1e-5)
         np.testing.assert_allclose(reconstruction[row], expected.reconstruction, atol=1e-5)
+
+
+def test_convolutions_are_exported_as_such(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime has fast ones; sums written in another way would be as right and slower."""
+    export(detector, tmp_path / "model.onnx")
+    exported = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node].count("Conv")
+    calls: list[Any] = []
+    convolution = torch.nn.functional.conv2d
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a, **k: calls.append(a) or convolution(*a, **k))
+    with torch.inference_mode():
+        detector.residual_path(torch.rand(1, 3, SIDE, SIDE))
+    assert exported == len(calls) > 8
 
 
 def test_the_file_carries_its_operating_point(detector: Detector, session: Any, tmp_path: Path) -> None:

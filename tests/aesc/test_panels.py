@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aesc.canvas import DPI
 from aesc.panels import PanelRow, choose_examples, heatmap_overlay, panel_figure
 from tests.drawings import CAPTION, SIDE, panel_row, pixels, written
 
@@ -51,6 +52,32 @@ def test_panel_maps_share_one_scale(tmp_path: Path) -> None:
     assert alone.sum() > 500  # brightest
     assert beside.sum() < 200
     assert (middle_of_first_residual([faint], residual_vmax=1.0) == beside).all()
+
+
+@pytest.mark.parametrize(("down", "across"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_maps_and_outline_lie_as_the_image_does(tmp_path: Path, down: int, across: int) -> None:
+    corner = np.zeros((SIDE, SIDE), dtype=bool)
+    near, far = slice(0, SIDE // 2 - 3), slice(SIDE // 2 + 3, SIDE)
+    corner[far if down else near, far if across else near] = True
+    black = np.zeros((SIDE, SIDE, 3))
+    row = panel_row(
+        image=black, reconstruction=black, mask=corner, pixel_mask=corner,
+        residual=corner.astype(float), uncertainty=corner.astype(float),
+    )  # fmt: skip
+    drawn = pixels(panel_figure([row], tmp_path / "a.png", caption=CAPTION)).astype(int)
+    side, pitch = 1.556 * DPI, (1.556 + 0.06) * DPI  # of a tile, and from one to the next
+    bright = drawn.sum(axis=2) > 300
+    cyan = (np.abs(drawn - [0x22, 0xE6, 0xFF]) < 60).all(axis=2)
+    for column, found in ((0, bright), (1, cyan), (3, bright), (4, bright)):
+        left, top, half = round(0.09 * DPI + column * pitch), round(0.55 * DPI), round(side / 2)
+        quarters = [
+            found[top + y * half : top + (y + 1) * half, left + x * half : left + (x + 1) * half]
+            for y in (0, 1)
+            for x in (0, 1)
+        ]
+        shares = [quarter.mean() for quarter in quarters]
+        assert np.argmax(shares) == 2 * down + across, (column, shares)
+        assert sum(shares) - max(shares) < 0.2 * max(shares), (column, shares)
 
 
 @pytest.mark.parametrize("flagged", [0, 1])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aesc.corruption import corrupt
 from aesc.params import FILLS, Structured
 from aesc.params_file import load_params
 from aesc.structured import _bank, _draw, _paint_whole, paint_structured
@@ -56,6 +57,20 @@ def test_painting_whole_images_gives_what_a_window_for_each_blob_does() -> None:
         _paint_whole(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS)
     torch.testing.assert_close(pixels.permute(0, 3, 1, 2), painted)
     assert torch.equal(whole[:, None], mask)
+
+
+def test_fillings_are_taken_from_the_original_whether_it_is_given_or_copied() -> None:
+    clean = noise(16)
+    before = clean.clone()
+    structured = load_params(
+        Path(__file__).parents[2] / "params.yaml", preset="best", overrides=["data.image_size=64"]
+    ).corruption
+    apart = corrupt(clean, params=structured, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(clean, before)
+    inside = corrupt(clean, params=structured, generator=torch.Generator().manual_seed(3), inplace=True)
+    assert torch.equal(apart[0], inside[0])
+    assert torch.equal(apart[1], inside[1])
+    assert not torch.equal(clean, before)
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -70,6 +70,25 @@ def test_the_rate_of_each_step_counts() -> None:
     assert 0.0005 < moved < 0.01  # Adam's steps are about as long as the rate
 
 
+def test_a_step_is_one_of_plain_adam() -> None:
+    """The optimiser has views of the weights, whose axes are in another order."""
+    recipe = params("paper", "network.dropout_in_training=false", "training.precision=float32")
+    ours, plain = network_of(recipe), network_of(recipe)
+    step, images, indices = TrainingStep(ours, params=recipe, device=CPU), pixels(CPU), torch.arange(BATCH)
+    twin = TrainingStep(plain, params=recipe, device=CPU)
+    adam = torch.optim.Adam(plain.parameters(), lr=recipe.training.learning_rate)
+    for epoch in range(3):
+        step.begin_epoch(epoch)
+        step(images, indices)
+        twin.begin_epoch(epoch)
+        example = twin._halves.corrupt(images.batch(indices))
+        adam.zero_grad()
+        torch.nn.functional.mse_loss(plain(example.corrupted), example.target).backward()
+        adam.step()
+    for (name, found), expected in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_an_epoch_draws_the_same_whatever_came_before_it() -> None:
     recipe, images = params("best"), pixels(CPU)
     found = []
