@@ -34,13 +34,18 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def session(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     parity = export(detector, file)
     assert parity.kept
     assert parity.n == 7
     assert 0 < parity.score < TOLERANCE
-    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return file
+
+
+@pytest.fixture(scope="module")
+def session(exported: Path) -> Any:
+    return onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, SIDE, SIDE), (5, 50, 33), (2, 200, 129), (1, 256, 256)])
@@ -58,16 +63,15 @@ def test_any_batch_of_any_size_is_scored_as_by_the_detector(
         np.testing.assert_allclose(reconstruction[row], expected.reconstruction, atol=1e-5)
 
 
-def test_convolutions_are_exported_as_such(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convolutions_are_exported_as_such(detector: Detector, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime has fast ones; sums written in another way would be as right and slower."""
-    export(detector, tmp_path / "model.onnx")
-    exported = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node].count("Conv")
+    found = [node.op_type for node in onnx.load(exported).graph.node].count("Conv")
     calls: list[Any] = []
     convolution = torch.nn.functional.conv2d
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a, **k: calls.append(a) or convolution(*a, **k))
     with torch.inference_mode():
         detector.residual_path(torch.rand(1, 3, SIDE, SIDE))
-    assert exported == len(calls) > 8
+    assert found == len(calls) > 8
 
 
 def test_the_file_carries_its_operating_point(detector: Detector, session: Any, tmp_path: Path) -> None:
