@@ -57,12 +57,12 @@ def corrupt(
     """
     batch, _, side, _ = images.shape
     mask = torch.zeros(batch, 1, side, side, dtype=torch.bool, device=images.device)
+    corrupted = images if inplace else images.clone()
     if params.kind == "none":
-        return images, mask
+        return corrupted, mask
     if params.kind == "gaussian":
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return (images if inplace else images.clone()).add_(noise, alpha=params.gaussian_std).clamp_(0.0, 1.0), ~mask
-    corrupted = images if inplace else images.clone()
+        return corrupted.add_(noise, alpha=params.gaussian_std).clamp_(0.0, 1.0), ~mask
     if params.kind == "structured":
         original = None if inplace else images
         return corrupted, paint_structured(corrupted, params=params.structured, generator=generator, original=original)
