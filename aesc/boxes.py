@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aesc.noise_bank import stretches
 from aesc.params import BLUR_REACH
 
 
@@ -64,43 +65,44 @@ def paint_boxes(
         blurred: whether the edge is soft (sigma above 0).
         generator: of the noise.
     """
-    side = images.shape[-1]
-    boxes = _boxes(outline, side)
-    table = _polar(_rounded_up(min(side, math.ceil(outline.extent.max()))), outline.radius.shape[1])
-    # One more angle closes the circle.
-    radius = np.concatenate([outline.radius.numpy(), outline.radius[:, :1].numpy()], axis=1)
-    rise = np.diff(radius, axis=1)
-    depths = [_depth(radius[box.item], rise[box.item], box, table) for box in boxes]
-    inside: list[NDArray[np.bool_]]
-    opacities: list[Any] = [None] * len(boxes)
-    if blurred:
-        sigma = outline.sigma[:, 0].tolist()
-        inside = [depth >= -BLUR_REACH * width for depth, width in zip(depths, sigma, strict=True)]
-        opacities = _soft(depths, inside, sigma)
-    else:
-        inside = [depth >= 0.0 for depth in depths]
+    ordered = images.contiguous(memory_format=torch.channels_last)
+    boxes = _boxes(outline, images.shape[-1])
+    depths = _depths(outline, boxes, images.shape[-1])
+    softness = (BLUR_REACH * outline.sigma[:, 0]).tolist()
+    inside = [depth >= -reach for depth, reach in zip(depths, softness, strict=True)]
     sizes = [int(np.count_nonzero(pixels)) for pixels in inside]
-    tints = level.shape[1]
-    filling = torch.randn(tints, sum(sizes), generator=generator).numpy()
-    filling *= noise_std
-    filling += np.repeat(level.numpy().T, sizes, axis=1)
-    np.clip(filling, 0.0, 1.0, out=filling)
-    channels = images.permute(0, 2, 3, 1).numpy()
-    marks = mask[:, 0].numpy()
+    painted = _filling(level, sizes, channels=images.shape[1], noise_std=noise_std, generator=generator)
+
+    # One item a pixel: all its channels are read and written at once.
+    pixel = np.dtype((np.void, painted.itemsize * painted.shape[1]))
+    items = ordered.permute(0, 2, 3, 1).numpy().view(pixel)[..., 0]
+    places = [items[box.item, box.rows, box.columns] for box in boxes]
+    if blurred:
+        under = np.concatenate([place[pixels] for place, pixels in zip(places, inside, strict=True)])
+        below = under.view(painted.dtype).reshape(painted.shape)
+        painted = below + _opacity(depths, inside, outline.sigma)[:, None] * (painted - below)
     ends = np.cumsum(sizes).tolist()
-    for box, pixels, opacity, size, end in zip(boxes, inside, opacities, sizes, ends, strict=True):
-        region = channels[box.item, box.rows, box.columns]
-        for channel in range(region.shape[-1]):
-            tint, plane = filling[channel % tints, end - size : end], region[..., channel]
-            if opacity is None:
-                plane[pixels] = tint
-            else:
-                under = plane[pixels]
-                plane[pixels] = under + opacity * (tint - under)
-        if opacity is None:
-            marks[box.item, box.rows, box.columns] = pixels
-        else:
-            marks[box.item, box.rows, box.columns][pixels] = opacity >= 0.5
+    for place, pixels, size, end in zip(places, inside, sizes, ends, strict=True):
+        place[pixels] = painted[end - size : end].view(pixel)[:, 0]
+    marks = mask[:, 0].numpy()
+    for box, depth in zip(boxes, depths, strict=True):
+        np.greater_equal(depth, 0.0, out=marks[box.item, box.rows, box.columns])
+    if ordered is not images:
+        images.copy_(ordered)
+
+
+def _filling(
+    level: Tensor, sizes: list[int], *, channels: int, noise_std: float, generator: torch.Generator
+) -> NDArray[np.float32]:
+    """What `sizes[i]` pixels of stain i are filled with, one stain after the other: pixels x channels in [0, 1]."""
+    tints, count = level.shape[1], sum(sizes)
+    (noise,) = stretches(1, tints * count, generator)
+    tinted = np.repeat(level.numpy(), sizes, axis=0)
+    tinted += noise_std * noise.numpy().reshape(count, tints)
+    filling = np.empty((count, channels), dtype=np.float32)
+    np.clip(tinted, 0.0, 1.0, out=tinted)
+    filling[:] = tinted
+    return filling
 
 
 def _boxes(outline: Outline, side: int) -> list[_Box]:
@@ -139,27 +141,29 @@ def _rounded_up(reach: int) -> int:
     return -(-reach // 16) * 16
 
 
-def _depth(radius: NDArray[np.float32], rise: NDArray[np.float32], box: _Box, table: _Polar) -> NDArray[np.float32]:
-    """How far each pixel of the box lies inside the curve, pixels."""
-    at = (
-        slice(box.table_rows.start + table.reach, box.table_rows.stop + table.reach),
-        slice(box.table_columns.start + table.reach, box.table_columns.stop + table.reach),
-    )
-    before = table.before[at]
-    depth: NDArray[np.float32] = rise[before]
-    depth *= table.share[at]
-    depth += radius[before]
-    depth -= table.distance[at]
-    return depth
+def _depths(outline: Outline, boxes: list[_Box], side: int) -> list[NDArray[np.float32]]:
+    """How far each pixel of each box lies inside the curve, pixels."""
+    radius = outline.radius.numpy()
+    rise = np.diff(radius, axis=1, append=radius[:, :1])
+    table = _polar(_rounded_up(min(side, math.ceil(outline.extent.max()))), radius.shape[1])
+    found = []
+    for box in boxes:
+        at = (
+            slice(box.table_rows.start + table.reach, box.table_rows.stop + table.reach),
+            slice(box.table_columns.start + table.reach, box.table_columns.stop + table.reach),
+        )
+        before = table.before[at]
+        depth = rise[box.item].take(before)  # twice as fast as an index
+        depth *= table.share[at]
+        depth += radius[box.item].take(before)
+        depth -= table.distance[at]
+        found.append(depth)
+    return found
 
 
-def _soft(
-    depths: list[NDArray[np.float32]], inside: list[NDArray[np.bool_]], sigma: list[float]
-) -> list[NDArray[np.float32]]:
-    """Opacity of the pixels inside: the Gaussian blur of a straight edge at that depth."""
-    scaled = [
-        depth[pixels] / np.float32(width * math.sqrt(2.0))
-        for depth, pixels, width in zip(depths, inside, sigma, strict=True)
-    ]
-    opacity = torch.from_numpy(np.concatenate(scaled)).erf_().add_(1.0).mul_(0.5).numpy()
-    return np.split(opacity, np.cumsum([part.size for part in scaled])[:-1])
+def _opacity(depths: list[NDArray[np.float32]], inside: list[NDArray[np.bool_]], sigma: Tensor) -> NDArray[np.float32]:
+    """Of the pixels inside, one box after the other: the Gaussian blur of a straight edge at their depth."""
+    widths = (math.sqrt(2.0) * sigma[:, 0]).numpy()
+    scaled = [depth[pixels] / width for depth, pixels, width in zip(depths, inside, widths, strict=True)]
+    opacity: NDArray[np.float32] = torch.from_numpy(np.concatenate(scaled)).erf_().add_(1.0).mul_(0.5).numpy()
+    return opacity

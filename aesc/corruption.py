@@ -11,6 +11,7 @@ distance.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -121,27 +122,21 @@ def _paint(images: Tensor, mask: Tensor, shape: Shape, params: Corruption, gener
 
 def _stain(batch: int, side: int, params: Corruption, generator: torch.Generator, device: torch.device) -> Outline:
     """A closed curve through points around a rotated ellipse, each moved at random, joined by a cubic."""
+    draws = torch.rand(batch, 3 + 2 * STAIN_POINTS, generator=generator, device=device)
     low, high = params.size
-    axes = _uniform((batch, 2), (low * side, high * side), generator, device)
-    turn = _uniform((batch, 1), (0.0, math.pi), generator, device)
-    # One point in each of 20 equal sectors: ascending angles without sorting.
-    sector = 2 * math.pi / STAIN_POINTS
-    angles = (
-        torch.arange(STAIN_POINTS, device=device) + _uniform((batch, STAIN_POINTS), (0.0, 1.0), generator, device)
-    ) * sector
-    moves = 1.0 + _uniform(angles.shape, (-params.irregularity, params.irregularity), generator, device)
+    axes = torch.add(low * side, draws[:, :2], alpha=(high - low) * side)
+    # One point in each of 20 equal sectors, at `places` from its start to its end: ascending angles without sorting.
+    places = draws[:, 3 : 3 + STAIN_POINTS]
+    moves = 1.0 - params.irregularity + 2.0 * params.irregularity * draws[:, 3 + STAIN_POINTS :]
 
     # The cubic joins the points' moves rather than their radii: 20 radii would miss the tips of a narrow ellipse.
-    table_angles = torch.arange(STAIN_ANGLES, device=device) * (2 * math.pi / STAIN_ANGLES)
-    table = _ellipse_radius(table_angles - turn, axes) * _periodic_cubic(angles, moves, table_angles.expand(batch, -1))
+    table = _ellipse_radius(axes, math.pi * draws[:, 2:3]) * _periodic_cubic(places, moves)
     longest = axes.amax(dim=1, keepdim=True)
-    table = torch.minimum(table.clamp(min=0.0), longest * (1.0 + params.irregularity))
+    table = torch.minimum(table.clamp_(min=0.0), longest * (1.0 + params.irregularity))
     sigma = params.blur * longest
 
-    reach = table + BLUR_REACH * sigma
-    extent = torch.stack(
-        [(reach * table_angles.sin()).abs().amax(dim=1), (reach * table_angles.cos()).abs().amax(dim=1)], dim=1
-    )
+    reach = table + BLUR_REACH * sigma if params.blur else table
+    extent = (reach[:, None] * _table_angles(device).upright).amax(dim=2)
     return Outline(table, sigma, extent, _place(extent, side, generator))
 
 
@@ -216,31 +211,69 @@ def _uniform(
     return low + (high - low) * torch.rand(shape, generator=generator, device=device)
 
 
-def _ellipse_radius(angle: Tensor, axes: Tensor) -> Tensor:
-    """Distance from the centre to an ellipse with semi-axes `axes` (batch x 2) at `angle` (batch x points)."""
-    a, b = axes[:, :1], axes[:, 1:]
-    return a * b / torch.hypot(b * angle.cos(), a * angle.sin())
+class _TableAngles(NamedTuple):
+    """What depends on the angles of the radius table only.
+
+    cos2, sin2: of twice the angle. upright: how far up or down, and how far to a side, the angle points; 2 x angles.
+    sector: in which of the points' sectors it lies; before: the sector before that; share: how far the angle is on the
+    way from its sector's start (0) to its end (1).
+    """
+
+    cos2: Tensor
+    sin2: Tensor
+    upright: Tensor
+    sector: Tensor
+    before: Tensor
+    share: Tensor
 
 
-def _periodic_cubic(angles: Tensor, values: Tensor, at: Tensor) -> Tensor:
-    """Cubic Hermite interpolation (Catmull-Rom tangents) of `values` given at ascending `angles` in [0, 2 pi)."""
-    turn = 2 * math.pi
-    # Two points more at each end make every segment an inner one.
-    x = torch.cat([angles[:, -2:] - turn, angles, angles[:, :2] + turn], dim=1)
-    y = torch.cat([values[:, -2:], values, values[:, :2]], dim=1)
-    tangent = (y[:, 2:] - y[:, :-2]) / (x[:, 2:] - x[:, :-2])
-    x, y = x[:, 1:-1].contiguous(), y[:, 1:-1]
-    left = (torch.searchsorted(x, at.contiguous(), right=True) - 1).clamp(0, x.shape[1] - 2)
-    right = left + 1
-    width = x.gather(1, right) - x.gather(1, left)
-    t = (at - x.gather(1, left)) / width
-    t2, t3 = t.square(), t**3
-    return (
-        (2 * t3 - 3 * t2 + 1) * y.gather(1, left)
-        + (t3 - 2 * t2 + t) * width * tangent.gather(1, left)
-        + (3 * t2 - 2 * t3) * y.gather(1, right)
-        + (t3 - t2) * width * tangent.gather(1, right)
-    )
+@lru_cache(maxsize=8)
+def _table_angles(device: torch.device) -> _TableAngles:
+    angles = torch.arange(STAIN_ANGLES, dtype=torch.float64) * (2 * math.pi / STAIN_ANGLES)
+    position = torch.arange(STAIN_ANGLES, dtype=torch.float64) * (STAIN_POINTS / STAIN_ANGLES)
+    sector = position.long()
+    upright = torch.stack([angles.sin(), angles.cos()]).abs()
+    numbers = ((2 * angles).cos(), (2 * angles).sin(), upright)
+    cos2, sin2, upright, share = (values.float().to(device) for values in (*numbers, position - sector))
+    return _TableAngles(cos2, sin2, upright, sector.to(device), ((sector - 1) % STAIN_POINTS).to(device), share)
+
+
+def _ellipse_radius(axes: Tensor, turn: Tensor) -> Tensor:
+    """Distance from the centre, at each angle of the table, to ellipses with semi-axes `axes` (batch x 2), rotated by
+    `turn` (batch x 1): batch x angles.
+
+    1 / radius^2 = cos^2(angle - turn) / a^2 + sin^2(angle - turn) / b^2, written with the double angle.
+    """
+    angles = _table_angles(axes.device)
+    a, b = axes.square().reciprocal().split(1, dim=1)
+    half = 0.5 * (a - b)
+    inverse = torch.addcmul(0.5 * (a + b), half * (2 * turn).cos(), angles.cos2)
+    return inverse.addcmul_(half * (2 * turn).sin(), angles.sin2).rsqrt_()
+
+
+def _periodic_cubic(places: Tensor, values: Tensor) -> Tensor:
+    """Cubic Hermite interpolation (Catmull-Rom tangents) at each angle of the table: batch x angles.
+
+    `values` (batch x points) are given one in each sector of the circle, at `places` (batch x points, in [0, 1)) of it.
+    All lengths are in sectors.
+    """
+    angles = _table_angles(places.device)
+    batch, points = values.shape
+    width = 1.0 + places.roll(-1, 1) - places  # from each point to the next
+    following = values.roll(-1, 1)
+    tangent = (following - values.roll(1, 1)) / (width + width.roll(1, 1))
+    slope, next_tangent = (following - values) / width, tangent.roll(-1, 1)
+    second = (3.0 * slope - 2.0 * tangent - next_tangent) / width
+    third = (tangent + next_tangent - 2.0 * slope) / width.square()
+    pieces = torch.stack([places, values, tangent, second, third], dim=2).view(batch * points, 5)
+    # An angle before its own sector's point belongs to the piece that begins in the sector before.
+    early = places.index_select(1, angles.sector) > angles.share
+    piece = torch.where(early, angles.before, angles.sector)
+    piece = piece + torch.arange(0, batch * points, points, device=places.device)[:, None]
+    start, *coefficients = pieces.index_select(0, piece.view(-1)).view(batch, -1, 5).unbind(2)
+    way = angles.share + early - start
+    value = torch.addcmul(coefficients[2], coefficients[3], way)
+    return torch.addcmul(coefficients[0], torch.addcmul(coefficients[1], value, way), way)
 
 
 def _window(reach: float, side: int, device: torch.device) -> int:

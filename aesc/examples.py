@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aesc.corruption import corrupt
+from aesc.noise_bank import stretches
 from aesc.params import Corruption
-
-BANK = 2**22  # stretches of noise to choose from
-_BANK_SEED = 11
 
 
 class Example(NamedTuple):
@@ -41,24 +38,14 @@ def make_example(clean: Tensor, *, params: Corruption, generator: torch.Generato
 
 
 def _noise(shape: torch.Size, strength: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal numbers, batch first, each image's of its `strength` (batch x 1 x 1 x 1); on a CPU a stretch of a bank for
-    each, anew from `generator`, because drawing a number takes longer than all else that is done to a pixel before the
-    network."""
+    """Normal numbers, batch first, each image's of its `strength` (batch x 1 x 1 x 1)."""
     if generator.device.type != "cpu":
         return torch.randn(shape, generator=generator, device=generator.device) * strength
     noise = torch.empty(shape)
-    length = noise[0].numel()
-    bank = _bank(length)
-    starts = torch.randint(BANK, (shape[0],), generator=generator).tolist()
-    for image, start, its_strength in zip(noise, starts, strength.flatten(), strict=True):
-        torch.mul(bank[start : start + length].view(image.shape), its_strength, out=image)
+    found = stretches(shape[0], noise[0].numel(), generator)
+    for image, numbers, its_strength in zip(noise, found, strength.flatten(), strict=True):
+        torch.mul(numbers.view(image.shape), its_strength, out=image)
     return noise
-
-
-@lru_cache(maxsize=4)
-def _bank(length: int) -> Tensor:
-    """BANK + `length` standard normal numbers, always the same."""
-    return torch.randn(BANK + length, generator=torch.Generator().manual_seed(_BANK_SEED))
 
 
 def restoration_loss(output: Tensor, example: Example, *, corrupted_weight: float) -> Tensor:
