@@ -1,8 +1,14 @@
-"""What runs before `prefect deploy`: work pools that are missing are made.
+"""What runs when Prefect starts: before `prefect deploy` work pools that are missing are made, and a server is told to
+look for garbage seldom.
 
 `prefect deploy` refuses a work pool that does not exist before it runs a single build step, so on a fresh server no
-step of prefect.yaml could make one. This is a plugin of Prefect's (entry point `prefect.plugins` in pyproject.toml),
-switched on by `[tool.prefect.plugins]` there, thus in the project's folder only. Other commands pass it by.
+step of prefect.yaml could make one.
+
+A server starts sooner that way. On SQLite it also stood still for 60 s at the end of one retraining in ten, its event
+loop within an allocation, where Python collects, and two of its threads waiting for the database: docs/architecture.md.
+
+This is a plugin of Prefect's (entry point `prefect.plugins` in pyproject.toml), switched on by
+`[tool.prefect.plugins]` there, thus in the project's folder only. Other commands pass it by.
 
 It stands outside the packages and imports none of them before it must: whatever Prefect is imported for would otherwise
 have `flows` from where this was installed, and not from the clone that it works in.
@@ -10,6 +16,7 @@ have `flows` from where this was installed, and not from the clone that it works
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +27,15 @@ if TYPE_CHECKING:
     from prefect.plugins import HookContext
 
 DEPLOYMENTS = Path("prefect.yaml")
+SERVER = "prefect.server.api.server:create_app"  # what uvicorn is told to serve, embedded or not
+COLLECT_AFTER = 50_000  # objects; Python's own threshold is 700
 
 
 @register_hook
 async def setup_environment(*, ctx: HookContext) -> None:
-    """Prefect's start-up hook: before `prefect deploy`, make the work pools that are missing."""
+    """Prefect's start-up hook."""
+    if SERVER in sys.argv:
+        gc.set_threshold(COLLECT_AFTER)
     if not (ctx.api_url and _is_deploying(sys.argv) and DEPLOYMENTS.is_file()):
         return
     sys.path.insert(0, str(Path.cwd()))
