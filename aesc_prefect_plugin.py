@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEPLOYMENTS = Path("prefect.yaml")
 SERVER = "prefect.server.api.server:create_app"  # what uvicorn is told to serve, embedded or not
-COLLECT_AFTER = 50_000  # objects; Python's own threshold is 700
+COLLECT_AFTER = 50_000  # objects, as in flows/cli.py; Python's own threshold is 700
 
 
 @register_hook

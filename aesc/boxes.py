@@ -99,10 +99,8 @@ def _filling(
     (noise,) = stretches(1, tints * count, generator)
     tinted = np.repeat(level.numpy(), sizes, axis=0)
     tinted += noise_std * noise.numpy().reshape(count, tints)
-    filling = np.empty((count, channels), dtype=np.float32)
     np.clip(tinted, 0.0, 1.0, out=tinted)
-    filling[:] = tinted
-    return filling
+    return np.ascontiguousarray(np.broadcast_to(tinted, (count, channels)))
 
 
 def _boxes(outline: Outline, side: int) -> list[_Box]:

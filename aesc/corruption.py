@@ -233,9 +233,15 @@ def _table_angles(device: torch.device) -> _TableAngles:
     position = torch.arange(STAIN_ANGLES, dtype=torch.float64) * (STAIN_POINTS / STAIN_ANGLES)
     sector = position.long()
     upright = torch.stack([angles.sin(), angles.cos()]).abs()
-    numbers = ((2 * angles).cos(), (2 * angles).sin(), upright)
-    cos2, sin2, upright, share = (values.float().to(device) for values in (*numbers, position - sector))
-    return _TableAngles(cos2, sin2, upright, sector.to(device), ((sector - 1) % STAIN_POINTS).to(device), share)
+    made = _TableAngles(
+        cos2=(2 * angles).cos().float(),
+        sin2=(2 * angles).sin().float(),
+        upright=upright.float(),
+        sector=sector,
+        before=(sector - 1) % STAIN_POINTS,
+        share=(position - sector).float(),
+    )
+    return _TableAngles._make(values.to(device) for values in made)
 
 
 def _ellipse_radius(axes: Tensor, turn: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def main() -> None:
             fault = AescError("aesc", error.format_message(), todo="aesc --help, or aesc COMMAND --help")
             print(json.dumps({"error": fault.to_dict()}))
         code = error.exit_code
-    gc.freeze()  # or the interpreter looks through them once more on its way out, for two seconds
+    gc.freeze()  # or the interpreter looks through all objects once more on its way out, for two seconds
     sys.exit(code)
 
 
