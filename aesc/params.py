@@ -156,6 +156,7 @@ class Detection(Section):
     strategy: Literal["auto", "residual", "uncertainty", "combined"]
     passes: Annotated[int, Field(ge=2)]
     residual: ResidualKind
+    whiten: bool = False  # pixels in units of how clean images' differences vary; older operating points do not say
     normalise: bool  # maps in units of what clean images show at each place
     smoothing: Annotated[float, Field(ge=0.0)]  # sigma in pixels of the network's image, 0 is off
     image_score: ImageScore
@@ -263,6 +264,11 @@ class Params(Section):
             yield (
                 f"detection.strategy is {self.detection.strategy} but every network.dropout is 0; "
                 "allowed: a rate above 0, or strategy residual"
+            )
+        if self.detection.whiten and self.detection.residual == "features":
+            yield (
+                "detection.whiten is true but detection.residual is features, which compares no pixels; "
+                "allowed: residual pixels or both, or whiten false"
             )
         if set(self.calibration.held_out) == {self.corruption.kind}:
             others = [kind for kind in get_args(LocalKind) if kind != self.corruption.kind]

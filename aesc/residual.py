@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from aesc.detection import smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
+from aesc.whitening import Matrix, whitened_squares
 
 Part = Literal["pixels", "features"]
 PARTS: dict[ResidualKind, tuple[Part, ...]] = {
@@ -38,7 +39,10 @@ class ResidualPath(nn.Module):
         detection: residual and smoothing are used.
         units: what each part of the residual is divided by: a number, or side x side.
         feature_length: of a feature vector on clean images; 0 where features are not used.
+        whitening: of the pixels' differences; empty where their absolute values are summed.
     """
+
+    _whitening: Tensor
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class ResidualPath(nn.Module):
         detection: Detection,
         units: Mapping[Part, Tensor | float],
         feature_length: float,
+        whitening: Sequence[Matrix] = (),
     ) -> None:
         super().__init__()
         self.network = network
@@ -57,36 +62,54 @@ class ResidualPath(nn.Module):
         for name in self._names:
             unit = torch.as_tensor(units[name], dtype=torch.float32, device=device)
             self.register_buffer(f"_unit_of_{name}", unit, persistent=False)
+        self.register_buffer("_whitening", torch.tensor(whitening, device=device), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and residual map (batch x side x side) of batch x channels x side x side in [0, 1]."""
         reconstruction, found = residual_parts(
-            self.network, images, self._names, smoothing=self._smoothing, feature_length=self._feature_length
+            self.network,
+            images,
+            self._names,
+            smoothing=self._smoothing,
+            feature_length=self._feature_length,
+            whitening=list(self._whitening),
         )
         return reconstruction, join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
 
 
 def residual_parts(
-    network: AESc, images: Tensor, names: tuple[Part, ...], *, smoothing: float, feature_length: float
+    network: AESc,
+    images: Tensor,
+    names: tuple[Part, ...],
+    *,
+    smoothing: float,
+    feature_length: float,
+    whitening: Sequence[Tensor] = (),
 ) -> tuple[Tensor, dict[Part, Tensor]]:
     """The reconstruction of `images`, and each part's smoothed map, batch x side x side.
 
-    Pixels: the absolute difference, summed over channels. Features: how far the encoder's vectors of input and
-    reconstruction, each shortened to a length of less than 1, lie apart, interpolated to the image's size.
+    Pixels: the absolute difference, summed over channels, or its whitened length. Features: how far the encoder's
+    vectors of input and reconstruction, each shortened to a length of less than 1, lie apart, interpolated to the
+    image's size.
     """
     seen = network.encode(images)
     reconstruction = network.decode(seen)
     found: dict[Part, Tensor] = {}
     if "pixels" in names:
-        found["pixels"] = (images - reconstruction).abs().sum(dim=1)
+        differences = images - reconstruction
+        if whitening:
+            found["pixels"] = smooth(whitened_squares(differences, whitening), smoothing).sqrt()
+        else:
+            found["pixels"] = smooth(differences.abs().sum(dim=1), smoothing)
     if "features" in names:
         given_back = reconstruction
         for down in network.encoder[: FEATURE_LEVEL + 1]:
             given_back = down(given_back)
         apart = _directions(seen[FEATURE_LEVEL], feature_length) - _directions(given_back, feature_length)
         distance = apart.square().sum(dim=1, keepdim=True).sqrt()
-        found["features"] = F.interpolate(distance, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return reconstruction, {name: smooth(values, smoothing) for name, values in found.items()}
+        distance = F.interpolate(distance, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        found["features"] = smooth(distance[:, 0], smoothing)
+    return reconstruction, found
 
 
 def feature_length(network: AESc, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
 from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts
+from aesc.whitening import Covariance, Matrix
 
 INFERENCE_BATCH = 16
 REFERENCE_IMAGES = 256  # whose maps are held at once: 64 MB of each kind at 256 x 256
@@ -24,7 +25,8 @@ class Scales(BaseModel):
     """What clean validation images typically show: in these units maps are added.
 
     residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual,
-    where there are several and no divisors; feature_length: of the encoder's vectors, 0 where they are not used.
+    where there are several and no divisors; feature_length: of the encoder's vectors, 0 where they are not used;
+    whitening: of the pixels' differences, empty where they are summed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +35,7 @@ class Scales(BaseModel):
     uncertainty: float = Field(gt=0.0)
     parts: dict[Part, float] = {}
     feature_length: float = Field(default=0.0, ge=0.0)
+    whitening: tuple[Matrix, ...] = ()
 
 
 class Reference(NamedTuple):
@@ -71,7 +74,11 @@ class Scorer:
         self.network = network
         units = {name: divisors.get(name, scales.parts.get(name, 1.0)) for name in PARTS[detection.residual]}
         self.residual_path = ResidualPath(
-            network, detection=detection, units=units, feature_length=scales.feature_length
+            network,
+            detection=detection,
+            units=units,
+            feature_length=scales.feature_length,
+            whitening=scales.whitening,
         )
         self._detection = detection
         self._seed = seed
@@ -117,10 +124,19 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
     length = 0.0
     if "features" in names:
         length = torch.cat([feature_length(network, batch) for batch in batches()]).mean().item()
+    whitening: tuple[Matrix, ...] = ()
+    if detection.whiten:
+        covariance = Covariance()
+        for batch in batches():
+            covariance.add(batch - network(batch))
+        whitening = covariance.whitening()
+    matrices = list(torch.tensor(whitening, device=next(network.parameters()).device))
     everything: tuple[MapName, ...] = (*names, "uncertainty")
     kept: dict[MapName, list[Tensor]] = {name: [] for name in everything}
     for batch in batches():
-        _, found = residual_parts(network, batch, names, smoothing=detection.smoothing, feature_length=length)
+        _, found = residual_parts(
+            network, batch, names, smoothing=detection.smoothing, feature_length=length, whitening=matrices
+        )
         for name, values in found.items():
             kept[name].append(values)
         kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
@@ -134,7 +150,11 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
     maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
     residuals = join([maps[name] / parts.get(name, 1.0) for name in names])
     scales = Scales(
-        residual=_typical(residuals), uncertainty=_typical(maps["uncertainty"]), parts=parts, feature_length=length
+        residual=_typical(residuals),
+        uncertainty=_typical(maps["uncertainty"]),
+        parts=parts,
+        feature_length=length,
+        whitening=whitening,
     )
     return Reference(scales, divisors)
 

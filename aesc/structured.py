@@ -5,9 +5,8 @@ corruption as varied as what may go wrong with a part. Each blob is a bent, nois
 colour, a noise texture, a piece of another image, another piece of the same image, or the image itself made brighter
 or darker.
 
-On a CPU a blob is computed in a window of its own, as small as the blob; on a GPU on whole images, so that nothing
-waits for the host and nothing is scattered, which costs more there than the pixels saved. Both give the same
-corruption.
+On a CPU a blob is computed in the box around it; on a GPU on whole images, so that nothing waits for the host and
+nothing is scattered, which costs more there than the pixels saved. Both give the same corruption.
 """
 
 from __future__ import annotations
@@ -77,14 +76,13 @@ def paint_structured(
     source = pixels.clone() if original is None else original.permute(0, 2, 3, 1)
     mask = torch.zeros(batch, side, side, dtype=torch.bool, device=images.device)
     bank = _bank(images.device)
-    far = _REACH * math.sqrt(1.0 + (_REACH * params.bend) ** 2)  # semi-major axes, if it is bent the most
     for draw in _draw(batch, channels, side, params, generator, images.device):
         if images.device.type == "cpu":
-            reaches = (draw.there * draw.long * far).flatten().tolist()
             blobs = map(_Draw._make, zip(*(value.split(1) for value in draw), strict=True))
-            for item, (reach, blob) in enumerate(zip(reaches, blobs, strict=True)):
-                if reach > 0.0:
-                    _paint_window(pixels[item], mask[item], source, blob, bank, params, window=_window(reach, side))
+            there = draw.there.flatten().tolist()
+            for item, (box, blob) in enumerate(zip(_boxes(draw, side), blobs, strict=True)):
+                if there[item]:
+                    _paint_box(pixels[item], mask[item], source, blob, bank, params, box=box)
         else:
             _paint_whole(pixels, mask, source, draw, bank, params)
     return mask[:, None]
@@ -172,25 +170,28 @@ def _paint_whole(pixels: Tensor, mask: Tensor, source: Tensor, draw: _Draw, bank
     _blend(pixels, mask, draw, shape, draw.gain * elsewhere + draw.level + draw.roughness * grain)
 
 
-def _paint_window(
-    pixels: Tensor, mask: Tensor, source: Tensor, draw: _Draw, bank: Tensor, params: Structured, *, window: int
+def _paint_box(
+    pixels: Tensor, mask: Tensor, source: Tensor, draw: _Draw, bank: Tensor, params: Structured, *, box: list[int]
 ) -> None:
-    """Paint one blob on one image (side x side x channels), in place, as `_paint_whole` does."""
-    side = len(pixels)
+    """Paint one blob on one image (side x side x channels), in place, as `_paint_whole` does.
+
+    `box` is top, left, bottom and right of where it may be.
+    """
+    top, left, bottom, right = box
+    size = (bottom - top, right - left)
     (y, x), (down, across), at = (value[0].tolist() for value in (draw.centre, draw.shift, draw.at))
-    top, left = (min(max(centre - window // 2, 0), side - window) for centre in (y, x))
-    dy = torch.arange(top - y, top - y + window)[None, :, None]
-    dx = torch.arange(left - x, left - x + window)[None, None, :]
+    dy = torch.arange(top - y, bottom - y)[None, :, None]
+    dx = torch.arange(left - x, right - x)[None, None, :]
 
     def noise(layer: Tensor, at: Sequence[int]) -> Tensor:
-        return _cut(bank[int(layer)], top - y + at[0], left - x + at[1], window)[None]
+        return _cut(bank[int(layer)], top - y + at[0], left - x + at[1], size)[None]
 
     shape = _shape(draw, dy, dx, noise(draw.outline, at[:2]), params.irregularity)
     if float(draw.gain) == 0.0:  # filled with a level and noise, with no image
         filling = draw.level + draw.roughness * noise(draw.texture, at[2:])[..., None]
     else:
-        filling = draw.gain * _cut(source[int(draw.source)], top + down, left + across, window) + draw.level
-    inside = slice(top, top + window), slice(left, left + window)
+        filling = draw.gain * _cut(source[int(draw.source)], top + down, left + across, size) + draw.level
+    inside = slice(top, bottom), slice(left, right)
     _blend(pixels[inside][None], mask[inside][None], draw, shape, filling)
 
 
@@ -210,22 +211,38 @@ def _blend(pixels: Tensor, mask: Tensor, draw: _Draw, shape: Tensor, filling: Te
     mask |= shape > _MASK_OPACITY
 
 
-def _cut(plane: Tensor, top: int, left: int, window: int) -> Tensor:
-    """window x window x ... of a plane (side x side x ...) that goes on with its other edge behind each edge."""
+def _boxes(draw: _Draw, side: int) -> list[list[int]]:
+    """What of the image each blob cannot be outside of: top, left, bottom, right, the last two excluded.
+
+    Along its axis a blob ends at `_REACH` semi-major axes; across, at `_REACH` semi-minor ones from where its axis is
+    bent to.
+    """
+    far = _REACH * draw.long
+    bent = draw.bend * far.square()
+    near = torch.cat([-far, far], dim=1)
+    wide = torch.cat([-_REACH * draw.short - bent.clamp(min=0.0), _REACH * draw.short - bent.clamp(max=0.0)], dim=1)
+    dy = (near * draw.sin)[:, :, None] + (wide * draw.cos)[:, None, :]
+    dx = (near * draw.cos)[:, :, None] - (wide * draw.sin)[:, None, :]
+    corners = torch.stack([dy.flatten(1), dx.flatten(1)], dim=1)
+    first = draw.centre + corners.amin(dim=2).floor()
+    last = draw.centre + corners.amax(dim=2).ceil() + 1.0
+    boxes: list[list[int]] = torch.cat([first, last], dim=1).clamp(0, side).long().tolist()
+    return boxes
+
+
+def _cut(plane: Tensor, top: int, left: int, size: tuple[int, int]) -> Tensor:
+    """height x width x ... of a plane (side x side x ...) that goes on with its other edge behind each edge."""
     side = len(plane)
     top, left = top % side, left % side
-    if max(top, left) + window <= side:
-        return plane[top : top + window, left : left + window]
-    steps = torch.arange(window)
-    return plane.index_select(0, (top + steps) % side).index_select(1, (left + steps) % side)
+    height, width = size
+    if top + height <= side and left + width <= side:
+        return plane[top : top + height, left : left + width]
+    rows, columns = (top + torch.arange(height)) % side, (left + torch.arange(width)) % side
+    return plane.index_select(0, rows).index_select(1, columns)
 
 
 def _deep(condition: Tensor) -> Tensor:
     return condition[:, None, None, None]
-
-
-def _window(reach: float, side: int) -> int:
-    return min(side, 2 * math.ceil(reach) + 1)
 
 
 @cache

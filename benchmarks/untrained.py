@@ -11,9 +11,11 @@ import torch
 
 from aesc.detector import Detector
 from aesc.network import build_network
+from aesc.normalisation import save_divisors
 from aesc.operating_point import calibrate
 from aesc.params_file import load_params
-from aesc.scoring import Scales, Scorer
+from aesc.pixels import Pixels
+from aesc.scoring import Scorer, measure_reference
 from aesc.weights import save_network
 
 ROOT = Path(__file__).parents[1]
@@ -42,10 +44,11 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
         dropout=params.network.dropout,
         generator=torch.Generator().manual_seed(0),
     ).eval()
-    scales = Scales(residual=0.1, uncertainty=0.001)
-    scorer = Scorer(network, detection=params.detection, seed=params.training.seed, scales=scales)
     clean = np.stack([striped_image(side, number, channels=channels) for number in range(images)])
-    scored = scorer(torch.from_numpy(clean).permute(0, 3, 1, 2).float() / 255.0)
+    pixels, seed = Pixels(clean, np.arange(images), torch.device("cpu")), params.training.seed
+    scales, divisors = measure_reference(network, pixels, detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
+    scored = scorer(pixels.batch(torch.arange(images)))
     point = calibrate(
         pd.DataFrame({name: values.double().numpy() for name, values in scored.scores.items()}).assign(
             split="calibration", corruption=""
@@ -56,7 +59,8 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
         weights_sha256=save_network(network, folder / "detector").weights_sha256,
         channels=channels,
         scales=scales,
+        divisors_sha256=save_divisors(divisors, folder / "detector"),
     )
-    detector = Detector(network, point)
+    detector = Detector(network, point, divisors)
     detector.save(folder / "detector")
     return detector

@@ -287,6 +287,12 @@ def test_uncertainty_needs_dropout(strategy: str) -> None:
     assert load("detection.strategy=residual", "network.dropout=[0.0]").network.dropout == (0.0,)
 
 
+def test_whitening_needs_pixels() -> None:
+    (fault,) = faults(SHIPPED, "detection.whiten=true", "detection.residual=features")
+    assert fault.startswith("--set: detection.whiten is true but detection.residual is features, which compares no ")
+    assert load("detection.whiten=true", "detection.residual=both").detection.whiten
+
+
 def test_a_contradiction_that_a_later_layer_mends_is_none(written: Callable[..., Path]) -> None:
     path = written(("categories.bottle.training.images_per_epoch", 8), ("categories.bottle.training.batch_size", 8))
     assert load_params(path, preset="paper", category="bottle").training.images_per_epoch == 8

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from aesc.detection import smooth
 from aesc.network import AESc, build_network
 from aesc.params import Detection, ResidualKind
 from aesc.residual import FEATURE_LEVEL, PARTS, Part, ResidualPath, feature_length, join, residual_parts
+from aesc.whitening import BANDS, whitened_squares
 
 SIDE = 64
 UNITS: dict[Part, float] = {"pixels": 2.0, "features": 0.5}
@@ -131,6 +133,19 @@ def test_parts_are_smoothed_before_they_are_measured(network: AESc, images: Tens
     _, soft = parts(network, images, "both", smoothing=2.0)
     for name in PARTS["both"]:
         assert soft[name].std() < rough[name].std()
+
+
+@torch.inference_mode()
+def test_whitened_pixels_take_the_place_of_their_sum(network: AESc, images: Tensor) -> None:
+    matrices = [torch.eye(3) * (number + 1) for number in range(BANDS)]
+    reconstruction, found = residual_parts(
+        network, images, PARTS["both"], smoothing=1.0, feature_length=LENGTH, whitening=matrices
+    )
+    _, plain = parts(network, images, "both", smoothing=1.0)
+    expected = smooth(whitened_squares(images - reconstruction, matrices), 1.0).sqrt()
+    torch.testing.assert_close(found["pixels"], expected)
+    torch.testing.assert_close(found["features"], plain["features"])
+    assert (found["pixels"] - plain["pixels"]).abs().max() > 0.1
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Blobs: varied, inside the image, repeatable, the same by one window each as by one window for all."""
+"""Blobs: varied, inside the image, repeatable, the same by a box each as by whole images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_is_marked_has_changed_and_what_is_far_from_it_has_not() -> None:
     assert changed[~mask].float().mean() < 0.05
 
 
-def test_painting_whole_images_gives_what_a_window_for_each_blob_does() -> None:
+def test_painting_whole_images_gives_what_a_box_for_each_blob_does() -> None:
     """A GPU paints on whole images; the pixels must not depend on it."""
     images = noise(8)
     painted, mask = paint(images)
