@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from aesc.corruption import corrupt
 from aesc.noise_bank import stretches
-from aesc.params import Corruption
+from aesc.params import Corruption, Loss
+
+_CHARBONNIER = 0.03  # of white: smaller differences count by their square, larger ones by their size
 
 
 class Example(NamedTuple):
@@ -48,27 +50,34 @@ def _noise(shape: torch.Size, strength: Tensor, generator: torch.Generator) -> T
     return noise
 
 
-def restoration_loss(output: Tensor, example: Example, *, corrupted_weight: float) -> Tensor:
-    """Mean squared error; with a weight above 0, that share of it is the mean over the corrupted pixels.
+def restoration_loss(output: Tensor, example: Example, *, kind: Loss, corrupted_weight: float) -> Tensor:
+    """The mean of what each number of the output is off; with a weight above 0, that share of it is the mean over the
+    corrupted pixels.
 
     A stain covers about 1 % of an image; unweighted, its repair counts for as little (weights as in arXiv 2206.11723).
 
     Args:
         output: batch x channels x side x side.
         example: what it is compared with.
+        kind: squared differences d, or `charbonnier`: sqrt(d^2 + e^2) - e with e = 0.03, which is nearly the absolute
+            difference beyond 0.03 (https://doi.org/10.1109/ICIP.1994.413553).
         corrupted_weight: 0 to 1; the rest is the mean over the other pixels.
 
     Returns:
         A scalar.
     """
     if corrupted_weight == 0.0:
-        return F.mse_loss(output, example.target)
-    corrupted = example.mask.sum()
-    untouched = example.mask.numel() - corrupted
-    of_corrupted = corrupted_weight / corrupted.clamp(min=1)
-    of_untouched = (1.0 - corrupted_weight) / untouched.clamp(min=1)
-    weights = torch.where(example.mask, of_corrupted, of_untouched) / output.shape[1]
-    loss: Tensor = _WeightedSquares.apply(output, example.target, weights)  # type: ignore[no-untyped-call]  # PyTorch's
+        if kind == "squared":
+            return F.mse_loss(output, example.target)
+        weights = torch.full((), 1.0 / output.numel(), device=output.device)
+    else:
+        corrupted = example.mask.sum()
+        untouched = example.mask.numel() - corrupted
+        of_corrupted = corrupted_weight / corrupted.clamp(min=1)
+        of_untouched = (1.0 - corrupted_weight) / untouched.clamp(min=1)
+        weights = torch.where(example.mask, of_corrupted, of_untouched) / output.shape[1]
+    weighted = _WeightedSquares if kind == "squared" else _WeightedCharbonnier
+    loss: Tensor = weighted.apply(output, example.target, weights)  # type: ignore[no-untyped-call]  # PyTorch's
     return loss
 
 
@@ -88,3 +97,20 @@ class _WeightedSquares(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weighted,) = ctx.saved_tensors
         return weighted * (2.0 * gradients[0]), None, None
+
+
+class _WeightedCharbonnier(torch.autograd.Function):
+    """Sum of weights times Charbonnier's function of the differences, its gradient made in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        difference = output - target
+        root = difference.square().add_(_CHARBONNIER**2).sqrt_()
+        ctx.save_for_backward(difference.div_(root).mul_(weights))
+        return root.sub_(_CHARBONNIER).mul_(weights).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradients[0], None, None

@@ -12,6 +12,7 @@ LocalKind = Literal["stain", "scratch", "drops"]
 Fill = Literal["grey", "colour", "noise", "other", "self", "gain"]
 Strategy = Literal["residual", "uncertainty", "combined"]
 ResidualKind = Literal["pixels", "features", "both"]
+Loss = Literal["squared", "charbonnier"]
 ImageScore = Literal["l2", "max", "top"]
 
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -145,6 +146,7 @@ class Training(Section):
     schedule: Literal["plateau", "cosine"]
     patience: Positive
     factor: Rate
+    loss: Loss = "squared"  # records of before there was another one do not say
     corrupted_weight: Share  # of the loss, for the corrupted pixels; 0 weighs every pixel alike
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     precision: Literal["auto", "float32", "bfloat16"]

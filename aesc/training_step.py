@@ -124,7 +124,7 @@ class _Halves:
             drops = self._params.network.dropout_in_training
             output = self._network(corrupted, generator=self.dropout if drops else None)
         example = Example(corrupted, target, mask)
-        loss = restoration_loss(output, example, corrupted_weight=settings.corrupted_weight)
+        loss = restoration_loss(output, example, kind=settings.loss, corrupted_weight=settings.corrupted_weight)
         loss.backward()
         for parameter, view in self._learnt:
             view.grad = None if parameter.grad is None else in_memory_order(parameter.grad)

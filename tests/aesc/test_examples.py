@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from aesc.examples import Example, make_example, restoration_loss
+from aesc.params import Loss
 from aesc.params_file import load_params
 
 CORRUPTION = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption
@@ -43,24 +45,27 @@ def test_without_kept_noise_the_target_is_the_clean_image() -> None:
     assert example.mask.any()
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(0.0, 0.25 * 4.0 + 0.75), (0.5, 2.5), (0.9, 0.9 * 4.0 + 0.1)])
-def test_the_loss_weighs_corrupted_pixels(weight: float, expected: float) -> None:
+@pytest.mark.parametrize(("kind", "one", "two"), [("squared", 1.0, 4.0), ("charbonnier", 0.970450, 1.970225)])
+@pytest.mark.parametrize(("weight", "share"), [(0.0, 0.25), (0.5, 0.5), (0.9, 0.9)])
+def test_the_loss_weighs_corrupted_pixels(kind: Loss, one: float, two: float, weight: float, share: float) -> None:
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     mask[..., :2] = True
     target = torch.zeros(1, 3, 8, 8)
     output = torch.where(mask, 2.0, 1.0).expand_as(target)
-    loss = restoration_loss(output, Example(target, target, mask), corrupted_weight=weight)
-    assert loss.item() == pytest.approx(expected)
+    loss = restoration_loss(output, Example(target, target, mask), kind=kind, corrupted_weight=weight)
+    assert loss.item() == pytest.approx(share * two + (1.0 - share) * one, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", get_args(Loss))
 @pytest.mark.parametrize("weight", [0.0, 0.5, 0.9])
-def test_the_loss_has_the_gradient_of_its_formula(weight: float) -> None:
+def test_the_loss_has_the_gradient_of_its_formula(kind: Loss, weight: float) -> None:
     stream = torch.Generator().manual_seed(1)
     mask = torch.rand(2, 1, 8, 8, generator=stream) < 0.2
     target = torch.rand(2, 3, 8, 8, generator=stream)
     output = torch.rand(2, 3, 8, 8, generator=stream).requires_grad_()
-    loss = restoration_loss(output, Example(target, target, mask), corrupted_weight=weight)
-    error = (output - target).square().mean(dim=1, keepdim=True)
+    loss = restoration_loss(output, Example(target, target, mask), kind=kind, corrupted_weight=weight)
+    squares = (output - target).square()
+    error = (squares if kind == "squared" else (squares + 9e-4).sqrt() - 0.03).mean(dim=1, keepdim=True)
     parts = (error.mean(), error.mean()) if weight == 0.0 else (error[mask].mean(), error[~mask].mean())
     formula = weight * parts[0] + (1.0 - weight) * parts[1]
     torch.testing.assert_close(loss, formula)
@@ -68,7 +73,21 @@ def test_the_loss_has_the_gradient_of_its_formula(weight: float) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_batch_without_a_corruption_has_a_finite_loss() -> None:
+@pytest.mark.parametrize("kind", get_args(Loss))
+def test_what_is_given_back_exactly_costs_nothing_and_teaches_nothing(kind: Loss) -> None:
+    target = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    output = target.clone().requires_grad_()
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    loss = restoration_loss(output, Example(target, target, mask), kind=kind, corrupted_weight=0.5)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert output.grad is not None
+    assert output.grad.abs().max() == 0.0
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("squared", 0.5), ("charbonnier", 0.485225)])
+def test_a_batch_without_a_corruption_has_a_finite_loss(kind: Loss, expected: float) -> None:
     target = torch.zeros(1, 3, 8, 8)
     example = Example(target, target, torch.zeros(1, 1, 8, 8, dtype=torch.bool))
-    assert restoration_loss(target + 1.0, example, corrupted_weight=0.5).item() == pytest.approx(0.5)
+    found = restoration_loss(target + 1.0, example, kind=kind, corrupted_weight=0.5)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
