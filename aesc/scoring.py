@@ -124,12 +124,7 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
     length = 0.0
     if "features" in names:
         length = torch.cat([feature_length(network, batch) for batch in batches()]).mean().item()
-    whitening: tuple[Matrix, ...] = ()
-    if detection.whiten:
-        covariance = Covariance()
-        for batch in batches():
-            covariance.add(batch - network(batch))
-        whitening = covariance.whitening()
+    whitening = _whitening(network, batches()) if detection.whiten else ()
     matrices = list(torch.tensor(whitening, device=next(network.parameters()).device))
     everything: tuple[MapName, ...] = (*names, "uncertainty")
     kept: dict[MapName, list[Tensor]] = {name: [] for name in everything}
@@ -157,6 +152,13 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
         whitening=whitening,
     )
     return Reference(scales, divisors)
+
+
+def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
+    covariance = Covariance()
+    for batch in batches:
+        covariance.add(batch - network(batch))
+    return covariance.whitening()
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:
