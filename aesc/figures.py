@@ -49,6 +49,8 @@ def training_curves(history: pd.DataFrame, path: Path, *, best_epoch: int, capti
     seen = history["images_seen"].to_numpy(dtype=float)
     rate = history["learning_rate"].to_numpy(dtype=float)
     steps = seen[:-1][np.diff(rate) != 0.0]  # the new rate holds from the end of that epoch on
+    if 2 * len(steps) > len(seen):
+        steps = steps[:0]  # a rate that changes all the time has none
     best_seen, best_psnr = float(best["images_seen"].iloc[0]), float(best["psnr"].iloc[0])
     marker = {"marker": "o", "markersize": 3.0 if len(seen) <= 40 else 0.0}
 
@@ -56,7 +58,7 @@ def training_curves(history: pd.DataFrame, path: Path, *, best_epoch: int, capti
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.0, 1.0, 0.42))
         top.plot(seen, history["loss"], color=BLUE, linewidth=1.8, **marker)
         top.set_yscale("log", nonpositive="mask")
-        top.set_ylabel("training loss (MSE)")
+        top.set_ylabel("training loss")
         top.set_title("Training loss, validation PSNR and learning rate")
         plain_log_ticks(top.yaxis)
         middle.plot(seen, history["psnr"], color=GREEN, linewidth=1.8, **marker)

@@ -31,7 +31,7 @@ CHECKPOINT_VERSION = 3
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean training loss (MSE), validation PSNR in dB, learning rate, images and seconds so far."""
+    """One epoch: mean training loss, validation PSNR in dB, learning rate, images and seconds so far."""
 
     epoch: int
     loss: float

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from aesc.canvas import drawing, shorten
 from aesc.errors import AescError
@@ -153,6 +154,18 @@ def test_training_curves_of_any_length(epochs: int, tmp_path: Path) -> None:
 def test_training_curves_marks_the_best_epoch(tmp_path: Path) -> None:
     first = training_curves(history(), tmp_path / "a.png", best_epoch=1, caption=CAPTION).read_bytes()
     assert first != training_curves(history(), tmp_path / "b.png", best_epoch=4, caption=CAPTION).read_bytes()
+
+
+@pytest.mark.parametrize(("falls_every", "marked"), [(4, [4000.0]), (1, [])])
+def test_a_rate_that_falls_now_and_then_is_marked_and_one_that_always_does_is_not(
+    falls_every: int, marked: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[float] = []
+    draw = Axes.axvline
+    monkeypatch.setattr(Axes, "axvline", lambda self, x, **looks: lines.append(x) or draw(self, x, **looks))
+    frame = history().assign(learning_rate=[0.01 / 2 ** (epoch // falls_every) for epoch in range(6)])
+    training_curves(frame, tmp_path / "a.png", best_epoch=5, caption=CAPTION)
+    assert sorted(lines) == sorted(3 * [*marked, 6000.0])
 
 
 @pytest.mark.parametrize(
