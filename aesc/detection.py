@@ -42,6 +42,13 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     return blurred.squeeze(1)
 
 
+def enlarge(maps: Tensor, side: int) -> Tensor:
+    """batch x channels x height x width to side x side, bilinear; what has that size is left alone."""
+    if maps.shape[-1] == side:
+        return maps
+    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+
+
 def image_scores(maps: Tensor, kind: ImageScore, *, top_fraction: float) -> Tensor:
     """One score a map (batch x side x side): L2 norm (the paper), maximum, or mean of the `top_fraction` of pixels."""
     flat = maps.flatten(1)

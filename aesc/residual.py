@@ -5,6 +5,8 @@ give back, that is mostly texture; where a defect is faint but large, its pixels
 compared as the network's own encoder sees them, in the maps of its third level, where a pixel's surroundings count and
 its noise does not. A defect has to show in one of the two, not in both: they are joined by a power mean that is close
 to the larger one.
+
+In place of the sum, pixels can be measured in how clean images' differences vary (aesc/whitening.py).
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from aesc.detection import smooth
+from aesc.detection import enlarge, smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
 from aesc.whitening import Matrix, whitened_squares
@@ -107,8 +108,7 @@ def residual_parts(
             given_back = down(given_back)
         apart = _directions(seen[FEATURE_LEVEL], feature_length) - _directions(given_back, feature_length)
         distance = apart.square().sum(dim=1, keepdim=True).sqrt()
-        distance = F.interpolate(distance, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        found["features"] = smooth(distance[:, 0], smoothing)
+        found["features"] = smooth(enlarge(distance, images.shape[-1])[:, 0], smoothing)
     return reconstruction, found
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aesc.detection import enlarge
+
 Matrix = tuple[tuple[float, ...], ...]
 
 BANDS = 4  # the coarsest has an eighth of the image's side
@@ -27,7 +29,7 @@ def bands(differences: Tensor) -> Iterator[Tensor]:
     8 x 8 pixels of `differences`, which are batch x channels x side x side."""
     for _ in range(BANDS - 1):
         coarser = F.avg_pool2d(differences, 2)
-        yield differences - _enlarged(coarser, differences.shape[-1])
+        yield differences - enlarge(coarser, differences.shape[-1])
         differences = coarser
     yield differences
 
@@ -43,7 +45,7 @@ def whitened_squares(differences: Tensor, whitening: Sequence[Tensor]) -> Tensor
     """
     side = differences.shape[-1]
     squares = [
-        _enlarged(F.conv2d(band, matrix[:, :, None, None]).square().sum(dim=1, keepdim=True), side)
+        enlarge(F.conv2d(band, matrix[:, :, None, None]).square().sum(dim=1, keepdim=True), side)
         for band, matrix in zip(bands(differences), whitening, strict=True)
     ]
     joined: Tensor = torch.linalg.vector_norm(torch.cat(squares, dim=1), dim=1)
@@ -80,9 +82,3 @@ def _whitening(covariance: Tensor) -> Matrix:
     factor = torch.linalg.cholesky(correlation)
     inverse = torch.linalg.solve_triangular(factor, torch.diag(1.0 / deviations), upper=False)
     return tuple(map(tuple, inverse.tolist()))
-
-
-def _enlarged(maps: Tensor, side: int) -> Tensor:
-    if maps.shape[-1] == side:
-        return maps
-    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
