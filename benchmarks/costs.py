@@ -246,7 +246,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             one.add_argument("run", type=Path, help="folder of a trained run")
         else:
             one.add_argument("--category", required=True)
-            one.add_argument("--preset", default="quick")
+            one.add_argument("--preset", default="ablation")
             one.add_argument("--data", type=Path, help="folder of categories [default: the project's data]")
             one.add_argument("--params", type=Path, help="parameter file [default: the project's]")
             one.add_argument("--set", dest="overrides", action="append", default=[], metavar="section.key=value")

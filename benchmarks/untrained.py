@@ -34,7 +34,7 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
     """A detector with random weights, its thresholds from `images` striped images; saved in `folder`/detector."""
     params = load_params(
         ROOT / "params.yaml",
-        preset="quick",
+        preset="ablation",
         overrides=[f"data.image_size={side}", "detection.strategy=residual", *overrides],
     )
     network = build_network(

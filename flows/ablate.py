@@ -26,7 +26,7 @@ def _run_name() -> str:
 @flow(name="ablate", flow_run_name=_run_name, log_prints=False)
 def ablate(
     category: str,
-    preset: str = "quick",
+    preset: str = "ablation",
     data: str | None = None,
     params_file: str | None = None,
     overrides: Sequence[str] = (),

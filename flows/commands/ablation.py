@@ -13,7 +13,7 @@ from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset,
 @command
 def ablate(
     category: Category,
-    preset: Preset = "quick",
+    preset: Preset = "ablation",
     data: DataFolder = None,
     params_file: ParamsFile = None,
     overrides: Set = None,

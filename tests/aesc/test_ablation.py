@@ -37,7 +37,7 @@ def test_every_cell_is_planned_once_and_its_parameters_are_sound() -> None:
     cells = plan(list(NETWORKS), CORRUPTIONS, (1, 2))
     assert len(set(cells)) == len(cells) == 3 * 5 * 2
     for cell in cells:
-        params = load_params(PARAMS, preset="quick", overrides=cell.overrides)
+        params = load_params(PARAMS, preset="ablation", overrides=cell.overrides)
         assert (params.network.skip, params.corruption.kind) == (NETWORKS[cell.network], cell.corruption)
         assert params.training.seed == cell.seed
 

@@ -13,7 +13,7 @@ from aesc.corruption import corrupt
 from aesc.params import Corruption
 from aesc.params_file import load_params
 
-DEFAULTS = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption
+DEFAULTS = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption
 LOCAL = ("stain", "scratch", "drops")
 
 

@@ -17,7 +17,7 @@ from aesc.params import Promotion
 from aesc.params_file import load_params
 from aesc.pixel_metrics import pixel_metrics, split_images
 
-RULES = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").promotion
+RULES = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").promotion
 TRIALS = 1000
 
 

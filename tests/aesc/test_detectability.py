@@ -19,7 +19,7 @@ from tests.aesc.test_detector import make_detector
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
-PARAMS = load_params(ROOT / "params.yaml", preset="quick")
+PARAMS = load_params(ROOT / "params.yaml", preset="ablation")
 SETTINGS = PARAMS.monitoring.model_copy(
     update={"sizes": (1.0, 2.0, 4.0, 8.0), "contrasts": (32.0, 64.0), "reference_contrast": 32.0, "bootstrap": 100}
 )
@@ -193,6 +193,6 @@ def test_the_largest_stain_must_fit_into_the_image() -> None:
     with pytest.raises(AescError, match=r"monitoring\.sizes"):
         load_params(
             ROOT / "params.yaml",
-            preset="quick",
+            preset="ablation",
             overrides=["data.image_size=64", "monitoring.sizes=[2, 30]", "corruption.size=[0.01, 0.1]"],
         )

@@ -27,7 +27,7 @@ SIDE = 64
 def make_params(*overrides: str) -> Params:
     return load_params(
         ROOT / "params.yaml",
-        preset="quick",
+        preset="ablation",
         overrides=[f"data.image_size={SIDE}", "detection.passes=3", *overrides],
     )
 

@@ -27,7 +27,7 @@ SIDE = 64
 
 def make_params(*overrides: str) -> Params:
     small = [f"data.image_size={SIDE}", "detection.passes=2", "evaluation.bootstrap=20"]
-    return load_params(ROOT / "params.yaml", preset="quick", overrides=[*small, *overrides])
+    return load_params(ROOT / "params.yaml", preset="ablation", overrides=[*small, *overrides])
 
 
 def run(root: Path, folder: Path, params: Params) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,7 +12,7 @@ from aesc.examples import Example, make_example, restoration_loss
 from aesc.params import Loss
 from aesc.params_file import load_params
 
-CORRUPTION = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption
+CORRUPTION = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption
 
 
 def test_kept_noise_is_on_both_sides_and_differs_from_image_to_image() -> None:

@@ -30,7 +30,7 @@ BELOW = {name: 0.9 * value for name, value in THRESHOLDS.items()}
 def make_detector(folder: Path, *, strategy: str = "residual", n: int = 19) -> Detector:
     """A real network whose thresholds are those of `THRESHOLDS`: the largest of `n` calibration scores."""
     overrides = [f"data.image_size={SIDE}", "detection.passes=2", f"detection.strategy={strategy}"]
-    params = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick", overrides=overrides)
+    params = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation", overrides=overrides)
     random = torch.Generator().manual_seed(0)
     network = build_network(
         image_size=SIDE, channels=3, skip="add", dropout=params.network.dropout, generator=random

@@ -61,7 +61,7 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_the_presets_are_those_that_the_documentation_names() -> None:
-    assert {"demo", "quick", "paper"} <= CONTENT["presets"].keys()
+    assert {"ablation", "best", "demo", "quick", "paper"} == CONTENT["presets"].keys()
 
 
 def test_the_paper_s_preset_is_the_paper() -> None:
@@ -94,16 +94,16 @@ def test_quick_sees_about_20_000_images() -> None:
 def test_later_layers_override_single_keys(written: Callable[..., Path]) -> None:
     path = written(
         ("defaults.training.epochs", 100),
-        ("presets.demo.training.epochs", 5),
-        ("presets.demo.training.batch_size", 8),
+        ("presets.ablation.training.epochs", 5),
+        ("presets.ablation.training.batch_size", 8),
         ("categories.bottle.training.epochs", 7),
         ("categories.bottle.corruption.kind", "drops"),
         ("categories.bottle.calibration.held_out", ["stain"]),
     )
-    plain = load_params(path, preset="demo")
-    other = load_params(path, preset="demo", category="hazelnut")
-    bottle = load_params(path, preset="demo", category="bottle")
-    asked = load_params(path, preset="demo", category="bottle", overrides=["training.epochs=9"])
+    plain = load_params(path, preset="ablation")
+    other = load_params(path, preset="ablation", category="hazelnut")
+    bottle = load_params(path, preset="ablation", category="bottle")
+    asked = load_params(path, preset="ablation", category="bottle", overrides=["training.epochs=9"])
     assert [params.training.epochs for params in (plain, other, bottle, asked)] == [5, 5, 7, 9]
     assert [params.training.batch_size for params in (plain, other, bottle, asked)] == [8] * 4
     assert [params.corruption.kind for params in (plain, other, bottle)] == ["stain", "stain", "drops"]
@@ -331,7 +331,7 @@ def test_an_unknown_preset_names_those_that_exist() -> None:
     with pytest.raises(AescError) as caught:
         load(preset="fast")
     assert caught.value.where == "--preset fast"
-    assert caught.value.allowed == "best, demo, paper, quick"
+    assert caught.value.allowed == "ablation, best, demo, paper, quick"
     assert caught.value.usage
 
 

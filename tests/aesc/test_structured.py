@@ -12,7 +12,7 @@ from aesc.params import FILLS, Structured
 from aesc.params_file import load_params
 from aesc.structured import _bank, _draw, _paint_whole, paint_structured
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption.structured
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption.structured
 SIDE = 64
 
 

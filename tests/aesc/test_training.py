@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def params(*overrides: str) -> Params:
     small = ["data.image_size=64", "training.images_per_epoch=12", "training.batch_size=4", "training.epochs=4"]
     fixed = ["training.device=cpu", "training.precision=float32", "training.learning_rate=0.002"]
-    return load_params(ROOT / "params.yaml", preset="quick", overrides=[*small, *fixed, *overrides])
+    return load_params(ROOT / "params.yaml", preset="ablation", overrides=[*small, *fixed, *overrides])
 
 
 def clean(count: int, *, seed: int, channels: int = 1) -> Pixels:

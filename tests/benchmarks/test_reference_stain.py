@@ -19,7 +19,7 @@ Stains = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def settings(**changes: object) -> Corruption:
-    params = load_params(Path(__file__).parents[2] / "params.yaml", preset="quick").corruption
+    params = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption
     return Corruption.model_validate({**params.model_dump(), "noise_variance": 0.0, **changes})
 
 

@@ -30,7 +30,7 @@ class Viewer:
 
 @pytest.fixture
 def params() -> Params:
-    return load_params(ROOT / "params.yaml", preset="quick")
+    return load_params(ROOT / "params.yaml", preset="ablation")
 
 
 def exhibit(root: Path, **more: Any) -> Exhibit:

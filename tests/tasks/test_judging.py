@@ -49,7 +49,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params(ROOT / "params.yaml", preset="quick", overrides=[*SMALL, *SHORT, *SAME])
+    return load_params(ROOT / "params.yaml", preset="ablation", overrides=[*SMALL, *SHORT, *SAME])
 
 
 @pytest.fixture(scope="module")

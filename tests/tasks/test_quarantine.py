@@ -145,7 +145,7 @@ def test_the_champion_s_heatmap_is_that_of_the_alarm(
 def champion(folder: Path) -> Detector:
     small = ["data.image_size=64", "training.epochs=1", "training.images_per_epoch=8", "training.batch_size=4"]
     same = ["training.device=cpu", "training.precision=float32", "detection.passes=2", "detection.strategy=residual"]
-    params = load_params(ROOT / "params.yaml", preset="quick", overrides=[*small, *same])
+    params = load_params(ROOT / "params.yaml", preset="ablation", overrides=[*small, *same])
     draw_category(folder / "drawn", CATEGORY, train=16, test_good=1)
     return train_detector(folder / "drawn", CATEGORY, params=params, folder=folder / "detector")
 
@@ -321,7 +321,7 @@ def test_what_could_not_be_trained_on_is_not_accepted_by_anyone(
 
 
 def released(settings: Settings, *records: dict[str, Any]) -> Batch:
-    return release(settings, list(records), by="Ada", why="dust, cleaned since", preset="quick")
+    return release(settings, list(records), by="Ada", why="dust, cleaned since", preset="ablation")
 
 
 def test_a_release_is_a_batch_whose_arrivals_were_accepted(settings: Settings) -> None:

@@ -19,7 +19,7 @@ def open_(runs: Path, key: str = "k", resume: str = "auto"):
 
 def test_unfinished_run_with_the_same_key_is_taken_up_again(tmp_path: Path) -> None:
     run, lock = open_(tmp_path)
-    run.update(preset="quick")
+    run.update(preset="ablation")
     lock.release()
     again, lock = open_(tmp_path)
     lock.release()
@@ -62,11 +62,11 @@ def test_named_folder_must_be_the_same_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_key_changes_with_everything_that_changes_the_weights() -> None:
-    params = load_params(ROOT / "params.yaml", preset="quick")
+    params = load_params(ROOT / "params.yaml", preset="ablation")
     given = {"params": params, "category": "a", "content_digest": "d", "code": "c"}
     key = run_key(**given)
     assert run_key(**given) == key
-    other = load_params(ROOT / "params.yaml", preset="quick", overrides=["training.seed=2"])
+    other = load_params(ROOT / "params.yaml", preset="ablation", overrides=["training.seed=2"])
     for change in ({"params": other}, {"category": "b"}, {"content_digest": "e"}, {"code": "f"}):
         assert run_key(**{**given, **change}) != key
 
