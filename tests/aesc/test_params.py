@@ -83,6 +83,15 @@ def test_the_paper_s_preset_is_the_paper() -> None:
     assert params.data.validation == 0.2
 
 
+def test_the_ablation_s_preset_trains_as_the_paper_does_but_for_size_and_schedule() -> None:
+    paper, small = load(preset="paper"), load(preset="ablation")
+    assert small.network == paper.network
+    assert small.corruption == paper.corruption.model_copy(update={"blur": 0.0})
+    mine = small.training.model_dump(include={"loss", "corrupted_weight", "schedule"})
+    assert mine == paper.training.model_dump(include=mine.keys())
+    assert not small.detection.whiten
+
+
 def test_quick_sees_about_20_000_images() -> None:
     training = load(preset="quick").training
     assert training.epochs * training.images_per_epoch == pytest.approx(20_000, rel=0.1)

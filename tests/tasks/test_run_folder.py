@@ -19,7 +19,7 @@ def open_(runs: Path, key: str = "k", resume: str = "auto"):
 
 def test_unfinished_run_with_the_same_key_is_taken_up_again(tmp_path: Path) -> None:
     run, lock = open_(tmp_path)
-    run.update(preset="ablation")
+    run.update(preset="quick")
     lock.release()
     again, lock = open_(tmp_path)
     lock.release()
