@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefect.plugins import HookContext
 
 DEPLOYMENTS = Path("prefect.yaml")
-SERVER = "prefect.server.api.server:create_app"  # what uvicorn is told to serve, embedded or not
+SERVER = "prefect.server.api.server:create_app"  # what uvicorn is told to serve, embedded or in the background
 COLLECT_AFTER = 50_000  # objects, as in flows/cli.py; Python's own threshold is 700
 LOOK_EVERY = 1.0  # seconds
 
@@ -40,9 +40,9 @@ LOOK_EVERY = 1.0  # seconds
 @register_hook
 async def setup_environment(*, ctx: HookContext) -> None:
     """Prefect's start-up hook."""
-    if SERVER in sys.argv:
+    if SERVER in sys.argv or _is(sys.argv, "server", "start"):
         collect_garbage_beside()
-    if not (ctx.api_url and _is_deploying(sys.argv) and DEPLOYMENTS.is_file()):
+    if not (ctx.api_url and _is(sys.argv, "deploy") and DEPLOYMENTS.is_file()):
         return
     sys.path.insert(0, str(Path.cwd()))
 
@@ -66,7 +66,7 @@ def _collect_for_ever() -> None:
         gc.collect(2 if number % 100 == 0 else 1 if number % 10 == 0 else 0)
 
 
-def _is_deploying(argv: list[str]) -> bool:
-    """Whether this is `prefect [--option ...] deploy ...`."""
+def _is(argv: list[str], *command: str) -> bool:
+    """Whether this is `prefect [--option ...] COMMAND ...`."""
     words = [word for word in argv[1:] if not word.startswith("-")]
-    return Path(argv[0]).stem == "prefect" and words[:1] == ["deploy"]
+    return Path(argv[0]).stem == "prefect" and words[: len(command)] == list(command)

@@ -14,10 +14,10 @@ import pytest
 
 from tests.repositories import ROOT
 
-_SERVER = ["--factory", "prefect.server.api.server:create_app", "--port", "1"]
+_UVICORN = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", "1"]
 _IMPORT = """
 import sys
-sys.argv[1:] = {words!r}
+sys.argv = {words!r}
 import prefect, gc, threading
 print(gc.isenabled(), any(thread.name == "garbage" for thread in threading.enumerate()))
 """
@@ -74,7 +74,16 @@ def run(script: str, *arguments: str) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.parametrize(("words", "said"), [(_SERVER, "False True"), (["flow-run", "execute"], "True False")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (_UVICORN, "False True"),
+        (["/bin/prefect", "server", "start", "--host", "127.0.0.1"], "False True"),
+        (["/bin/prefect", "server", "stop"], "True False"),
+        (["/bin/prefect", "flow-run", "execute"], "True False"),
+        (["/bin/mlflow", "server", "start"], "True False"),
+    ],
+)
 def test_a_server_looks_for_garbage_beside_its_work_and_nothing_else_does(words: list[str], said: str) -> None:
     assert run(_IMPORT.format(words=words)) == said
 
