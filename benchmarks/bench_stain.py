@@ -16,25 +16,26 @@ from benchmarks.reference.stain import draw_stain
 from benchmarks.report import alternate, report
 
 BATCH, ROUNDS, SIDES = 16, 25, (128, 512)
+HARD, BLURRED = "ablation", "paper"  # presets, by the edge of their stains
 
 
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     seconds, ratios = {}, {}
-    for preset in ("ablation", "paper"):  # a hard edge, and a blurred one
+    for preset in (HARD, BLURRED):
         seconds[preset], ratios[preset] = _compare(preset, side=256, inplace=True)
-    copied, copied_ratio = _compare("ablation", side=256, inplace=False)
-    more = {f"seconds_{side}": _compare("ablation", side=side, inplace=True)[0] for side in SIDES}
+    copied, copied_ratio = _compare(HARD, side=256, inplace=False)
+    more = {f"seconds_{side}": _compare(HARD, side=side, inplace=True)[0] for side in SIDES}
     report(
         "stain",
-        value=BATCH / seconds["ablation"],
+        value=BATCH / seconds[HARD],
         unit="images/s",
-        ratio=ratios["ablation"],
+        ratio=ratios[HARD],
         n=ROUNDS,
-        seconds=seconds["ablation"],
-        blurred_seconds=seconds["paper"],
-        blurred_ratio=ratios["paper"],
+        seconds=seconds[HARD],
+        blurred_seconds=seconds[BLURRED],
+        blurred_ratio=ratios[BLURRED],
         copied_seconds=copied,
         copied_ratio=copied_ratio,
         **more,

@@ -321,7 +321,7 @@ def test_what_could_not_be_trained_on_is_not_accepted_by_anyone(
 
 
 def released(settings: Settings, *records: dict[str, Any]) -> Batch:
-    return release(settings, list(records), by="Ada", why="dust, cleaned since", preset="ablation")
+    return release(settings, list(records), by="Ada", why="dust, cleaned since", preset="quick")
 
 
 def test_a_release_is_a_batch_whose_arrivals_were_accepted(settings: Settings) -> None:
