@@ -31,11 +31,15 @@ class Cell:
 
     @property
     def overrides(self) -> list[str]:
-        """What it changes in the parameters; dropout stays, so that every network has an uncertainty."""
+        """What it changes in the parameters; dropout stays, so that every network has an uncertainty.
+
+        There is no segmentation head in any cell: some corruptions have no place that it could learn.
+        """
         return [
             f"network.skip={NETWORKS[self.network]}",
             f"corruption.kind={self.corruption}",
             f"training.seed={self.seed}",
+            "network.segmentation=false",
             "detection.strategy=auto",
         ]
 

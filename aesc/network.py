@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aesc.empty_conv import EmptyConv2d
 from aesc.matrix_convolution import convolve
+from aesc.segmentation import SegmentationHead
 
 Skip = Literal["add", "none", "concat"]
 
@@ -129,20 +131,12 @@ def _training_mask(shape: torch.Size, rate: float, generator: torch.Generator, d
     return (drawn >= round(rate * 2**16) - 2**15).to(dtype).div_(1.0 - rate).permute(0, 3, 1, 2)
 
 
-class _EmptyConv2d(nn.Conv2d):
-    """A convolution whose weight is left empty, as every other one here is: PyTorch's own initialisation would draw
-    from the global generator (and `skip_init`, which avoids it too, imports SymPy for that)."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
 class Down(nn.Module):
     """Convolution 5x5 stride 2, batch norm, LeakyReLU: halves the side."""
 
     def __init__(self, maps_in: int, maps_out: int) -> None:
         super().__init__()
-        self.conv = _EmptyConv2d(maps_in, maps_out, 5, stride=2, padding=2, bias=False)
+        self.conv = EmptyConv2d(maps_in, maps_out, 5, stride=2, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(maps_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,10 +176,19 @@ class AESc(nn.Module):
         channels: 1 (grey) or 3 (RGB).
         skip: "add" is AESc; "none" the plain autoencoder; "concat" the U-Net-like relative.
         dropout: rates by encoder depth, mirrored in the decoder; see `dropout_levels`.
+        segmentation: whether there is a `SegmentationHead` beside it, which `forward` does not use.
     """
 
+    segmentation: SegmentationHead | None
+
     def __init__(
-        self, *, image_size: int = 256, channels: int = 3, skip: Skip = "add", dropout: tuple[float, ...] = ()
+        self,
+        *,
+        image_size: int = 256,
+        channels: int = 3,
+        skip: Skip = "add",
+        dropout: tuple[float, ...] = (),
+        segmentation: bool = False,
     ) -> None:
         super().__init__()
         depth = depth_of(image_size)
@@ -201,6 +204,7 @@ class AESc(nn.Module):
             for level in reversed(range(depth - 1))
         )
         self.head = Head(maps[0] * widen, channels)
+        self.segmentation = SegmentationHead(channels) if segmentation else None
 
     def forward(
         self, images: Tensor, *, generator: torch.Generator | None = None, shared_dropout: bool = False
@@ -239,10 +243,16 @@ class AESc(nn.Module):
 
 
 def build_network(
-    *, image_size: int, channels: int, skip: Skip, dropout: tuple[float, ...], generator: torch.Generator
+    *,
+    image_size: int,
+    channels: int,
+    skip: Skip,
+    dropout: tuple[float, ...],
+    generator: torch.Generator,
+    segmentation: bool = False,
 ) -> AESc:
     """A new network in channels_last memory, its weights drawn from `generator` alone (Glorot uniform, as in Keras)."""
-    network = AESc(image_size=image_size, channels=channels, skip=skip, dropout=dropout)
+    network = AESc(image_size=image_size, channels=channels, skip=skip, dropout=dropout, segmentation=segmentation)
     for parameter in network.parameters():
         if parameter.dim() == 4:
             nn.init.xavier_uniform_(parameter, generator=generator)

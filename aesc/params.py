@@ -85,6 +85,7 @@ class Network(Section):
     skip: Literal["add", "none", "concat"]
     dropout: Rates
     dropout_in_training: bool
+    segmentation: bool = False  # a head that learns where the corruption is; older records do not say
 
 
 class Structured(Section):
@@ -266,6 +267,11 @@ class Params(Section):
             yield (
                 f"detection.strategy is {self.detection.strategy} but every network.dropout is 0; "
                 "allowed: a rate above 0, or strategy residual"
+            )
+        if self.network.segmentation and self.corruption.kind in ("none", "gaussian"):
+            yield (
+                f"network.segmentation is true but corruption.kind is {self.corruption.kind}, which has no place to "
+                "mark; allowed: another corruption, or network.segmentation false"
             )
         if self.detection.whiten and self.detection.residual == "features":
             yield (

@@ -6,7 +6,8 @@ compared as the network's own encoder sees them, in the maps of its third level,
 its noise does not. A defect has to show in one of the two, not in both: they are joined by a power mean that is close
 to the larger one.
 
-In place of the sum, pixels can be measured in how clean images' differences vary (aesc/whitening.py).
+In place of the sum, pixels can be measured in how clean images' differences vary (aesc/whitening.py), and where the
+network has a head that marks corruptions (aesc/segmentation.py), the residual counts for more at what it marks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from aesc.detection import enlarge, smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
+from aesc.segmentation import LogitScale, SegmentationHead, weighed
 from aesc.whitening import Matrix, whitened_squares
 
 Part = Literal["pixels", "features"]
@@ -41,6 +43,7 @@ class ResidualPath(nn.Module):
         units: what each part of the residual is divided by: a number, or side x side.
         feature_length: of a feature vector on clean images; 0 where features are not used.
         whitening: of the pixels' differences; empty where their absolute values are summed.
+        segmentation: of the head's logits; None where there is no head.
     """
 
     _whitening: Tensor
@@ -53,12 +56,14 @@ class ResidualPath(nn.Module):
         units: Mapping[Part, Tensor | float],
         feature_length: float,
         whitening: Sequence[Matrix] = (),
+        segmentation: LogitScale | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self._smoothing = detection.smoothing
         self._names = PARTS[detection.residual]
         self._feature_length = feature_length
+        self._logit_scale = segmentation
         device = next(network.parameters()).device
         for name in self._names:
             unit = torch.as_tensor(units[name], dtype=torch.float32, device=device)
@@ -75,7 +80,11 @@ class ResidualPath(nn.Module):
             feature_length=self._feature_length,
             whitening=list(self._whitening),
         )
-        return reconstruction, join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
+        residual = join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
+        if self.network.segmentation is not None and self._logit_scale is not None:
+            logits = marked(self.network.segmentation, images, reconstruction, smoothing=self._smoothing)
+            residual = weighed(residual, logits, self._logit_scale)
+        return reconstruction, residual
 
 
 def residual_parts(
@@ -110,6 +119,11 @@ def residual_parts(
         distance = apart.square().sum(dim=1, keepdim=True).sqrt()
         found["features"] = smooth(enlarge(distance, images.shape[-1])[:, 0], smoothing)
     return reconstruction, found
+
+
+def marked(head: SegmentationHead, images: Tensor, reconstruction: Tensor, *, smoothing: float) -> Tensor:
+    """The head's smoothed logits: batch x side x side."""
+    return smooth(head(images, reconstruction), smoothing)
 
 
 def feature_length(network: AESc, images: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from aesc.network import AESc
 from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
-from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts
+from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, marked, residual_parts
+from aesc.segmentation import LogitScale, weighed
 from aesc.whitening import Covariance, Matrix
 
 INFERENCE_BATCH = 16
@@ -26,7 +27,8 @@ class Scales(BaseModel):
 
     residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual,
     where there are several and no divisors; feature_length: of the encoder's vectors, 0 where they are not used;
-    whitening: of the pixels' differences, empty where they are summed.
+    whitening: of the pixels' differences, empty where they are summed; segmentation: of the head's logits, None without
+    a head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +38,7 @@ class Scales(BaseModel):
     parts: dict[Part, float] = {}
     feature_length: float = Field(default=0.0, ge=0.0)
     whitening: tuple[Matrix, ...] = ()
+    segmentation: LogitScale | None = None
 
 
 class Reference(NamedTuple):
@@ -79,6 +82,7 @@ class Scorer:
             units=units,
             feature_length=scales.feature_length,
             whitening=scales.whitening,
+            segmentation=scales.segmentation,
         )
         self._detection = detection
         self._seed = seed
@@ -128,12 +132,15 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
     matrices = list(torch.tensor(whitening, device=next(network.parameters()).device))
     everything: tuple[MapName, ...] = (*names, "uncertainty")
     kept: dict[MapName, list[Tensor]] = {name: [] for name in everything}
+    logits: list[Tensor] = []
     for batch in batches():
-        _, found = residual_parts(
+        reconstruction, found = residual_parts(
             network, batch, names, smoothing=detection.smoothing, feature_length=length, whitening=matrices
         )
         for name, values in found.items():
             kept[name].append(values)
+        if network.segmentation is not None:
+            logits.append(marked(network.segmentation, batch, reconstruction, smoothing=detection.smoothing))
         kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
     maps = {name: torch.cat(values) for name, values in kept.items()}
     divisors: dict[MapName, Tensor] = {}
@@ -144,12 +151,16 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
         parts = {name: maps[name].mean().item() or 1.0 for name in names}
     maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
     residuals = join([maps[name] / parts.get(name, 1.0) for name in names])
+    scale = _logit_scale(torch.cat(logits), top_fraction=detection.top_fraction) if logits else None
+    if scale is not None:
+        residuals = weighed(residuals, torch.cat(logits), scale)
     scales = Scales(
         residual=_typical(residuals),
         uncertainty=_typical(maps["uncertainty"]),
         parts=parts,
         feature_length=length,
         whitening=whitening,
+        segmentation=scale,
     )
     return Reference(scales, divisors)
 
@@ -159,6 +170,12 @@ def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
     for batch in batches:
         covariance.add(batch - network(batch))
     return covariance.whitening()
+
+
+def _logit_scale(logits: Tensor, *, top_fraction: float) -> LogitScale:
+    level = logits.mean().item()
+    above = (logits - level).clamp(min=0.0)
+    return LogitScale(level=level, unit=image_scores(above, "top", top_fraction=top_fraction).mean().item() or 1.0)
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

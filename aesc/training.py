@@ -153,6 +153,7 @@ def _start(channels: int, params: Params, device: torch.device) -> _State:
         skip=params.network.skip,
         dropout=params.network.dropout,
         generator=generator(params.training.seed, Stream.WEIGHTS),
+        segmentation=params.network.segmentation,
     ).to(device)
     step = TrainingStep(network, params=params, device=device)
     # PyTorch's patience is how many epochs it tolerates, one less than after how many the rate falls.

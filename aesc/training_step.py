@@ -21,6 +21,7 @@ from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.recorded import Recorded
 from aesc.seeding import Stream, derive_seed
+from aesc.segmentation import EXAMPLES, focal_loss
 
 STEPS_BEFORE_RECORDING = 3
 
@@ -116,15 +117,19 @@ class _Halves:
         return make_example(clean, params=self._params.corruption, generator=self.corruption)
 
     def learn(self, corrupted: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor]:
-        """Learn from an example; its loss."""
+        """Learn from an example; its loss, of restoration and, where there is a head, of segmentation."""
         settings = self._params.training
         self._network.zero_grad(set_to_none=True)
         self._optimiser.zero_grad(set_to_none=True)
         with autocast(corrupted.device, settings.precision):
             drops = self._params.network.dropout_in_training
             output = self._network(corrupted, generator=self.dropout if drops else None)
+            head = self._network.segmentation
+            logits = None if head is None else head(corrupted[:EXAMPLES], output[:EXAMPLES].detach())
         example = Example(corrupted, target, mask)
         loss = restoration_loss(output, example, kind=settings.loss, corrupted_weight=settings.corrupted_weight)
+        if logits is not None:
+            loss = loss + focal_loss(logits, mask[:EXAMPLES])
         loss.backward()
         for parameter, view in self._learnt:
             view.grad = None if parameter.grad is None else in_memory_order(parameter.grad)

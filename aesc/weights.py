@@ -27,6 +27,7 @@ class NetworkDescription(BaseModel):
     channels: int
     skip: Skip
     dropout: tuple[float, ...]
+    segmentation: bool = False  # older files do not say
     weights_sha256: str
 
 
@@ -40,6 +41,7 @@ def save_network(network: AESc, folder: Path) -> NetworkDescription:
         channels=network.channels,
         skip=network.skip,
         dropout=network.rates,
+        segmentation=network.segmentation is not None,
         weights_sha256=sha256_of_file(path),
     )
     write_json(folder / DESCRIPTION, description.model_dump())
@@ -70,6 +72,7 @@ def load_network(folder: Path, *, device: torch.device) -> tuple[AESc, NetworkDe
         channels=description.channels,
         skip=description.skip,
         dropout=description.dropout,
+        segmentation=description.segmentation,
     )
     try:
         network.load_state_dict(load_file(path))

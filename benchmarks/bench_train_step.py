@@ -61,7 +61,14 @@ def _whole_step(preset: str, *, side: int) -> float:
     store = torch.randint(256, (BATCH, side, side, 3), generator=stream, dtype=torch.uint8).numpy()
     images, indices = Pixels(store, np.arange(BATCH), cpu), torch.arange(BATCH)
     shape = params.network
-    network = build_network(image_size=side, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream)
+    network = build_network(
+        image_size=side,
+        channels=3,
+        skip=shape.skip,
+        dropout=shape.dropout,
+        generator=stream,
+        segmentation=shape.segmentation,
+    )
     step = TrainingStep(network, params=params, device=cpu)
     step.begin_epoch(0)
     step(images, indices)

@@ -43,6 +43,7 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
         skip=params.network.skip,
         dropout=params.network.dropout,
         generator=torch.Generator().manual_seed(0),
+        segmentation=params.network.segmentation,
     ).eval()
     clean = np.stack([striped_image(side, number, channels=channels) for number in range(images)])
     pixels, seed = Pixels(clean, np.arange(images), torch.device("cpu")), params.training.seed

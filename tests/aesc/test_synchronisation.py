@@ -25,6 +25,7 @@ def test_no_step_waits_for_the_gpu(kind: str, resident: bool, monkeypatch: pytes
     device = torch.device("cuda")
     overrides = [f"corruption.kind={kind}", f"training.images_per_epoch={4 * STEPS}", "training.batch_size=4"]
     overrides += ["corruption.kept_noise=0.05", "network.dropout_in_training=true", "training.schedule=cosine"]
+    overrides += [f"network.segmentation={str(kind != 'gaussian').lower()}"]
     params = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation", overrides=overrides)
     store = np.random.default_rng(0).integers(0, 255, (12, 128, 128, 3)).astype(np.uint8)
     pixels = Pixels(store, np.arange(12), device)

@@ -32,7 +32,14 @@ def params(preset: str, *overrides: str) -> Params:
 def network_of(recipe: Params) -> AESc:
     shape = recipe.network
     stream = torch.Generator().manual_seed(0)
-    return build_network(image_size=64, channels=3, skip=shape.skip, dropout=shape.dropout, generator=stream).train()
+    return build_network(
+        image_size=64,
+        channels=3,
+        skip=shape.skip,
+        dropout=shape.dropout,
+        generator=stream,
+        segmentation=shape.segmentation,
+    ).train()
 
 
 def pixels(device: torch.device) -> Pixels:

@@ -1,0 +1,170 @@
+"""The head that learns where an image is corrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from aesc.corruption import corrupt
+from aesc.errors import AescError
+from aesc.network import AESc, build_network
+from aesc.params import Params
+from aesc.params_file import load_params
+from aesc.pixels import Pixels
+from aesc.scoring import Scorer, measure_reference
+from aesc.segmentation import LogitScale, SegmentationHead, focal_loss, weighed
+from aesc.training import Trained, fit
+from aesc.weights import DESCRIPTION, load_network, save_network
+
+ROOT = Path(__file__).parents[2]
+SIDE = 64
+CPU = torch.device("cpu")
+
+
+def recipe(*overrides: str) -> Params:
+    small = ("data.image_size=64", "training.batch_size=4", "training.images_per_epoch=80")
+    fixed = ("training.precision=float32", "training.epochs=2")
+    return load_params(ROOT / "params.yaml", preset="best", overrides=[*small, *fixed, *overrides])
+
+
+def clean(count: int, *, seed: int) -> Pixels:
+    """Smooth shading, of another phase on each image."""
+    phase = np.random.default_rng(seed).uniform(0.0, 0.5, (count, 1, 1, 1))
+    grid = np.arange(SIDE) / SIDE
+    shade = 0.5 + 0.3 * np.sin(2 * np.pi * (2 * grid[:, None, None] + phase)) * np.cos(3 * grid[None, :, None])
+    return Pixels((255 * shade).astype(np.uint8), np.arange(count), CPU)
+
+
+def trained(*overrides: str) -> Trained:
+    return fit(clean(8, seed=1), clean(4, seed=2), channels=1, params=recipe(*overrides), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def learnt() -> AESc:
+    return trained("network.segmentation=true", "training.epochs=12").network
+
+
+def small_network(channels: int = 3) -> AESc:
+    stream = torch.Generator().manual_seed(1)
+    return build_network(
+        image_size=SIDE, channels=channels, skip="add", dropout=(0.1,), generator=stream, segmentation=True
+    )
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 64), (3, 64), (3, 256)])
+def test_every_pixel_has_a_logit(channels: int, side: int) -> None:
+    head = SegmentationHead(channels).eval()
+    for parameter in head.parameters():
+        if parameter.dim() == 4:
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, channels, side, side)
+    with torch.no_grad():
+        logits = head(images, images.flip(2))
+    assert logits.shape == (2, side, side)
+    assert logits.dtype == torch.float32
+    assert logits.std() > 0.0
+
+
+def test_a_pixel_far_away_changes_nothing() -> None:
+    """Nothing is turned or swapped on the way to a quarter of the side and back."""
+    head = small_network().eval().segmentation
+    assert head is not None
+    images = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    changed = images.clone()
+    changed[:, :, 40:44, 8:12] += 0.5
+    with torch.no_grad():
+        moved = (head(changed, images) - head(images, images))[0].abs()
+    assert moved[36:48, 4:16].mean() > 5 * moved.mean()
+    assert moved[:12, 40:].max() == 0.0
+
+
+def test_focal_loss_is_the_paper_s() -> None:
+    logits = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]])
+    mask = torch.tensor([[[[True, True], [False, False]]]])
+    right = torch.sigmoid(torch.tensor([2.0, -1.0, -0.5, 3.0]))
+    torch.testing.assert_close(focal_loss(logits, mask), (-((1 - right) ** 2) * right.log()).mean())
+
+
+def test_the_residual_grows_where_more_is_marked_than_on_clean_images_and_never_shrinks() -> None:
+    residual = torch.full((1, 1, 4), 3.0)
+    logits = torch.tensor([[[-9.0, -2.0, 0.0, 2.0]]])
+    found = weighed(residual, logits, LogitScale(level=-2.0, unit=4.0))
+    torch.testing.assert_close(found, torch.tensor([[[3.0, 3.0, 3.75, 4.5]]]))
+
+
+def test_the_autoencoder_learns_as_without_it() -> None:
+    """Bit for bit: no gradient comes from the head, and no random number is drawn for it."""
+    with_head, without = (trained(f"network.segmentation={flag}") for flag in ("true", "false"))
+    ours, plain = with_head.network.state_dict(), without.network.state_dict()
+    assert plain.keys() == {name for name in ours if not name.startswith("segmentation.")}
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+    assert with_head.history[-1].psnr == without.history[-1].psnr
+    assert (with_head.losses > without.losses).all()
+
+
+def test_it_learns_to_mark_corruptions_that_training_did_not_use(learnt: AESc) -> None:
+    images = clean(12, seed=3).batch(torch.arange(12))
+    stain = recipe("corruption.kind=stain").corruption
+    corrupted, mask = corrupt(images, params=stain, generator=torch.Generator().manual_seed(4))
+    assert learnt.segmentation is not None
+    with torch.inference_mode():
+        logits = learnt.segmentation(corrupted, learnt(corrupted))
+    assert roc_auc_score(mask.flatten().numpy(), logits.flatten().numpy()) > 0.9
+
+
+def test_scores_use_it(learnt: AESc) -> None:
+    detection = recipe("detection.passes=2").detection
+    reference = measure_reference(learnt, clean(8, seed=5), detection=detection, seed=1)
+    scale = reference.scales.segmentation
+    assert scale is not None
+    images = clean(3, seed=6).batch(torch.arange(3))
+    found = {}
+    for name, scales in (("with", reference.scales), ("without", reference.scales.model_copy(update=NO_SCALE))):
+        scorer = Scorer(learnt, detection=detection, seed=1, scales=scales, divisors=reference.divisors)
+        found[name] = scorer(images).maps["residual"]
+        alone = torch.cat([scorer(images[i : i + 1]).maps["residual"] for i in range(3)])
+        torch.testing.assert_close(found[name], alone, rtol=1e-4, atol=1e-5)
+    assert (found["with"] >= found["without"]).all()
+    assert found["with"].mean() > found["without"].mean()
+
+
+NO_SCALE = {"segmentation": None}
+
+
+def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
+    network = small_network().eval()
+    save_network(network, tmp_path)
+    loaded, description = load_network(tmp_path, device=CPU)
+    assert description.segmentation
+    images = torch.rand(1, 3, SIDE, SIDE)
+    assert torch.equal(_logits(loaded, images), _logits(network, images))
+
+
+def test_networks_of_before_have_none(tmp_path: Path) -> None:
+    stream = torch.Generator().manual_seed(1)
+    network = build_network(image_size=SIDE, channels=3, skip="add", dropout=(), generator=stream)
+    save_network(network, tmp_path)
+    content = json.loads((tmp_path / DESCRIPTION).read_text(encoding="utf-8"))
+    del content["segmentation"]
+    (tmp_path / DESCRIPTION).write_text(json.dumps(content), encoding="utf-8")
+    assert load_network(tmp_path, device=CPU)[0].segmentation is None
+
+
+@pytest.mark.parametrize("kind", ["none", "gaussian"])
+def test_a_corruption_without_a_place_cannot_teach_it(kind: str) -> None:
+    with pytest.raises(AescError, match=r"network.segmentation is true but corruption.kind is"):
+        recipe("network.segmentation=true", f"corruption.kind={kind}")
+
+
+def _logits(network: AESc, images: Tensor) -> Tensor:
+    assert network.segmentation is not None
+    with torch.no_grad():
+        found: Tensor = network.segmentation(images, F.avg_pool2d(images, 3, 1, 1))
+    return found
