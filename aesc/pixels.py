@@ -37,8 +37,8 @@ class Pixels:
     def batch(self, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last.
 
-        `out`, an earlier batch that is not needed any more, is overwritten and returned if it has the same size: on a
-        CPU fresh memory for a batch takes longer than to fill it.
+        `out`, an earlier batch of this device that is not needed any more, is overwritten and returned if it has the
+        same shape: on a CPU fresh memory for a batch takes longer than to fill it.
         """
         # Without waiting for the device: PyTorch would synchronise with it at every plain copy.
         if self._resident is not None:

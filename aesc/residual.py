@@ -82,7 +82,7 @@ class ResidualPath(nn.Module):
         )
         residual = join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
         if self.network.segmentation is not None and self._logit_scale is not None:
-            logits = marked(self.network.segmentation, images, reconstruction, smoothing=self._smoothing)
+            logits = smoothed_logits(self.network.segmentation, images, reconstruction, smoothing=self._smoothing)
             residual = weighed(residual, logits, self._logit_scale)
         return reconstruction, residual
 
@@ -121,8 +121,8 @@ def residual_parts(
     return reconstruction, found
 
 
-def marked(head: SegmentationHead, images: Tensor, reconstruction: Tensor, *, smoothing: float) -> Tensor:
-    """The head's smoothed logits: batch x side x side."""
+def smoothed_logits(head: SegmentationHead, images: Tensor, reconstruction: Tensor, *, smoothing: float) -> Tensor:
+    """What the head marks: batch x side x side."""
     return smooth(head(images, reconstruction), smoothing)
 
 

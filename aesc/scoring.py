@@ -14,11 +14,12 @@ from aesc.network import AESc
 from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
-from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, marked, residual_parts
+from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts, smoothed_logits
 from aesc.segmentation import LogitScale, weighed
 from aesc.whitening import Covariance, Matrix
 
 INFERENCE_BATCH = 16
+_LEAST_UNIT = 0.1  # of logits: a head that says the same everywhere must not make mountains of rounding
 REFERENCE_IMAGES = 256  # whose maps are held at once: 64 MB of each kind at 256 x 256
 
 
@@ -140,7 +141,7 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
         for name, values in found.items():
             kept[name].append(values)
         if network.segmentation is not None:
-            logits.append(marked(network.segmentation, batch, reconstruction, smoothing=detection.smoothing))
+            logits.append(smoothed_logits(network.segmentation, batch, reconstruction, smoothing=detection.smoothing))
         kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
     maps = {name: torch.cat(values) for name, values in kept.items()}
     divisors: dict[MapName, Tensor] = {}
@@ -151,9 +152,11 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
         parts = {name: maps[name].mean().item() or 1.0 for name in names}
     maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
     residuals = join([maps[name] / parts.get(name, 1.0) for name in names])
-    scale = _logit_scale(torch.cat(logits), top_fraction=detection.top_fraction) if logits else None
-    if scale is not None:
-        residuals = weighed(residuals, torch.cat(logits), scale)
+    scale = None
+    if logits:
+        together = torch.cat(logits)
+        scale = _logit_scale(together, top_fraction=detection.top_fraction)
+        residuals = weighed(residuals, together, scale)
     scales = Scales(
         residual=_typical(residuals),
         uncertainty=_typical(maps["uncertainty"]),
@@ -175,7 +178,8 @@ def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
 def _logit_scale(logits: Tensor, *, top_fraction: float) -> LogitScale:
     level = logits.mean().item()
     above = (logits - level).clamp(min=0.0)
-    return LogitScale(level=level, unit=image_scores(above, "top", top_fraction=top_fraction).mean().item() or 1.0)
+    unit = image_scores(above, "top", top_fraction=top_fraction).mean().item()
+    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT))
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

@@ -33,13 +33,15 @@ def metrics(image_auroc: float, *, pixel_auroc: float | None = 0.7) -> dict[str,
     }
 
 
-def test_every_cell_is_planned_once_and_its_parameters_are_sound() -> None:
+@pytest.mark.parametrize("preset", ["ablation", "best"])
+def test_every_cell_is_planned_once_and_its_parameters_are_sound(preset: str) -> None:
     cells = plan(list(NETWORKS), CORRUPTIONS, (1, 2))
     assert len(set(cells)) == len(cells) == 3 * 5 * 2
     for cell in cells:
-        params = load_params(PARAMS, preset="ablation", overrides=cell.overrides)
+        params = load_params(PARAMS, preset=preset, overrides=cell.overrides)
         assert (params.network.skip, params.corruption.kind) == (NETWORKS[cell.network], cell.corruption)
         assert params.training.seed == cell.seed
+        assert not params.network.segmentation, "some corruptions have no place to mark"
 
 
 @pytest.mark.parametrize(

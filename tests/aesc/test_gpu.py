@@ -39,6 +39,20 @@ def test_reconstructions_agree() -> None:
     torch.testing.assert_close(found, expected, rtol=0.0, atol=2e-5)
 
 
+def test_what_the_head_marks_agrees() -> None:
+    stream = torch.Generator().manual_seed(0)
+    on_cpu = build_network(
+        image_size=128, channels=3, skip="add", dropout=(), generator=stream, segmentation=True
+    ).eval()
+    multiply_in_float32()
+    assert on_cpu.segmentation is not None
+    on_gpu = copy.deepcopy(on_cpu.segmentation).cuda()
+    given_back = images(4).flip(2)
+    with torch.inference_mode():
+        found = on_gpu(images(4).cuda(), given_back.cuda()).cpu()
+        torch.testing.assert_close(found, on_cpu.segmentation(images(4), given_back), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("skip", ["add", "none", "concat"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_the_variance_over_passes_agrees(skip: Skip, count: int) -> None:

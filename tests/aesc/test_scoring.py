@@ -51,6 +51,7 @@ def test_an_operating_point_that_says_nothing_of_whitening_does_none(tmp_path: P
     said = json.loads(path.read_text())
     assert said["detection"].pop("whiten") is False
     assert said["scales"].pop("whitening") == []
+    assert said["scales"].pop("segmentation") is None
     path.write_text(json.dumps(said))
     point = OperatingPoint.load(path.parent)
     assert not point.detection.whiten

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from torch.nn import functional as F
 
 from aesc.corruption import corrupt
 from aesc.errors import AescError
+from aesc.examples import restoration_loss
 from aesc.network import AESc, build_network
 from aesc.params import Params
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
+from aesc.residual import smoothed_logits
 from aesc.scoring import Scorer, measure_reference
 from aesc.segmentation import LogitScale, SegmentationHead, focal_loss, weighed
 from aesc.training import Trained, fit
+from aesc.training_step import TrainingStep
 from aesc.weights import DESCRIPTION, load_network, save_network
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +68,7 @@ def test_every_pixel_has_a_logit(channels: int, side: int) -> None:
     for parameter in head.parameters():
         if parameter.dim() == 4:
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
-    images = torch.rand(2, channels, side, side)
+    images = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = head(images, images.flip(2))
     assert logits.shape == (2, side, side)
@@ -100,7 +104,7 @@ def test_the_residual_grows_where_more_is_marked_than_on_clean_images_and_never_
 
 
 def test_the_autoencoder_learns_as_without_it() -> None:
-    """Bit for bit: no gradient comes from the head, and no random number is drawn for it."""
+    """Bit for bit: no gradient comes from the head, its weights are drawn last, and in training it draws nothing."""
     with_head, without = (trained(f"network.segmentation={flag}") for flag in ("true", "false"))
     ours, plain = with_head.network.state_dict(), without.network.state_dict()
     assert plain.keys() == {name for name in ours if not name.startswith("segmentation.")}
@@ -113,29 +117,65 @@ def test_it_learns_to_mark_corruptions_that_training_did_not_use(learnt: AESc) -
     images = clean(12, seed=3).batch(torch.arange(12))
     stain = recipe("corruption.kind=stain").corruption
     corrupted, mask = corrupt(images, params=stain, generator=torch.Generator().manual_seed(4))
-    assert learnt.segmentation is not None
-    with torch.inference_mode():
-        logits = learnt.segmentation(corrupted, learnt(corrupted))
-    assert roc_auc_score(mask.flatten().numpy(), logits.flatten().numpy()) > 0.9
+    untrained = small_network(channels=1).eval()
+    found = {}
+    for name, network in (("learnt", learnt), ("untrained", untrained)):
+        assert network.segmentation is not None
+        with torch.inference_mode():
+            logits = network.segmentation(corrupted, learnt(corrupted))
+        found[name] = roc_auc_score(mask.flatten().numpy(), logits.flatten().numpy())
+    assert found["learnt"] > 0.9
+    assert found["untrained"] < 0.7
 
 
+@torch.inference_mode()
 def test_scores_use_it(learnt: AESc) -> None:
     detection = recipe("detection.passes=2").detection
     reference = measure_reference(learnt, clean(8, seed=5), detection=detection, seed=1)
     scale = reference.scales.segmentation
     assert scale is not None
-    images = clean(3, seed=6).batch(torch.arange(3))
-    found = {}
-    for name, scales in (("with", reference.scales), ("without", reference.scales.model_copy(update=NO_SCALE))):
-        scorer = Scorer(learnt, detection=detection, seed=1, scales=scales, divisors=reference.divisors)
-        found[name] = scorer(images).maps["residual"]
-        alone = torch.cat([scorer(images[i : i + 1]).maps["residual"] for i in range(3)])
-        torch.testing.assert_close(found[name], alone, rtol=1e-4, atol=1e-5)
-    assert (found["with"] >= found["without"]).all()
-    assert found["with"].mean() > found["without"].mean()
+    images = clean(8, seed=5).batch(torch.arange(8))
+    plain = reference.scales.model_copy(update={"segmentation": None})
+    ours, without = (
+        Scorer(learnt, detection=detection, seed=1, scales=scales, divisors=reference.divisors)(images)
+        for scales in (reference.scales, plain)
+    )
+    assert learnt.segmentation is not None
+    logits = smoothed_logits(learnt.segmentation, images, ours.reconstruction, smoothing=detection.smoothing)
+    torch.testing.assert_close(ours.maps["residual"], weighed(without.maps["residual"], logits, scale))
+    assert ours.maps["residual"].mean() > 1.02 * without.maps["residual"].mean()
+    assert reference.scales.residual == pytest.approx(ours.maps["residual"].median().item(), rel=1e-4)
+    assert scale.level == pytest.approx(logits.mean().item(), rel=1e-4)
+    highest = (logits - scale.level).clamp(min=0.0).flatten(1).topk(round(0.005 * SIDE**2)).values
+    assert scale.unit == pytest.approx(highest.mean().item(), rel=1e-4)
 
 
-NO_SCALE = {"segmentation": None}
+def test_a_head_that_says_the_same_everywhere_weighs_nothing(learnt: AESc) -> None:
+    network = copy.deepcopy(learnt)
+    assert network.segmentation is not None
+    network.segmentation.logits.weight.data.mul_(1e-6)
+    detection = recipe("detection.passes=2").detection
+    scale = measure_reference(network, clean(8, seed=5), detection=detection, seed=1).scales.segmentation
+    assert scale is not None
+    assert scale.unit == 0.1
+
+
+def test_the_first_images_of_a_batch_teach_it() -> None:
+    settings = recipe("network.segmentation=true", "training.batch_size=6", "network.dropout_in_training=false")
+    network = small_network(channels=1).train()
+    twin = copy.deepcopy(network)
+    step = TrainingStep(network, params=settings, device=CPU)
+    step.begin_epoch(0)
+    loss = step(clean(6, seed=1), torch.arange(6)).item()
+    other = TrainingStep(twin, params=settings, device=CPU)
+    other.begin_epoch(0)
+    example = other._halves.corrupt(clean(6, seed=1).batch(torch.arange(6)))
+    output = twin(example.corrupted)
+    assert twin.segmentation is not None
+    marked = focal_loss(twin.segmentation(example.corrupted[:4], output[:4].detach()), example.mask[:4])
+    restored = restoration_loss(output, example, kind="charbonnier", corrupted_weight=0.5)
+    assert loss == pytest.approx((restored + marked).item(), rel=1e-5)
+    assert loss != pytest.approx(restored.item(), rel=1e-3)
 
 
 def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
@@ -143,7 +183,7 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     save_network(network, tmp_path)
     loaded, description = load_network(tmp_path, device=CPU)
     assert description.segmentation
-    images = torch.rand(1, 3, SIDE, SIDE)
+    images = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
     assert torch.equal(_logits(loaded, images), _logits(network, images))
 
 

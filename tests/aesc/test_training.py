@@ -190,6 +190,7 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_resuming_the_best_recipe_is_exact_and_its_rate_rises_and_falls(tmp_path: Path) -> None:
     recipe = ("corruption.kind=structured", "corruption.kept_noise=0.05", "network.dropout_in_training=true")
+    recipe += ("network.segmentation=true", "training.loss=charbonnier")
     settings = params(*recipe, "training.schedule=cosine", "training.corrupted_weight=0.5")
     whole = trained(settings)
     with pytest.raises(InterruptedTrainingError):
