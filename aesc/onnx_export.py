@@ -34,8 +34,8 @@ from aesc.residual import ResidualPath
 OPSET = 18
 INPUT, OUTPUTS = "images", ("reconstruction", "residual", "score")
 # Sums of up to 12,800 float32 products in another order differ by about 1e-5 of their size; measured are 1e-6. A wrong
-# layer, axis or padding differs by 1e-2 and more. Of the score's size, of the largest in the map if that is above 1, and
-# of white for the reconstruction.
+# layer, axis or padding differs by 1e-2 and more. Of the score's size, of the largest in the map if that is above 1,
+# and of white for the reconstruction.
 TOLERANCE = 1e-4
 INSTALL = "pip install 'aesc-pipeline[onnx]'"
 
