@@ -31,8 +31,16 @@ DEEP_TOGETHER = 16  # passes x images that go through the small maps at once on 
 CACHED_PIXELS = 4 * 256 * 256  # of the images that go through the large maps at once there
 GPU_PIXELS = 256 * 256 * 256  # passes x images x pixels that go through everything at once on a GPU
 
-# One a layer, in the order of `AESc.forward`: passes x maps x height x width; None where the rate is 0.
-_Masks = list[Tensor | None]
+
+class _Mask(NamedTuple):
+    """What a layer keeps, passes x maps x height x width, bool, and what that is multiplied by."""
+
+    kept: Tensor
+    scale: float
+
+
+# One a layer, in the order of `AESc.forward`; None where the rate is 0.
+_Masks = list[_Mask | None]
 
 
 class _Kernel(NamedTuple):
@@ -58,13 +66,18 @@ class StochasticPasses:
         self._skip: Skip = network.skip
         self._first = next((level for level, rate in enumerate(network.rates) if rate), len(network.rates))
         downs, ups = cast(Iterable[Down], network.encoder), cast(Iterable[Up], network.decoder)
-        self._down = [_fold(level.conv.weight, level.norm) for level in downs]
-        self._up = [_phases(_fold(level.weight, level.norm)) for level in ups]
+        low = gains_by_bfloat16(network.head.weight.device) if bfloat16 is None else bfloat16
+        deep = len(network.decoder) - self._first  # upsamplings between the dropout layers
+        # One after the other: all of them in float32 at once would be as large as the network.
+        self._down = [
+            _prepared(level.conv.weight, level.norm, bfloat16=low and number > self._first)
+            for number, level in enumerate(downs)
+        ]
+        self._up = [
+            _prepared(level.weight, level.norm, phases=True, bfloat16=low and number < deep)
+            for number, level in enumerate(ups)
+        ]
         self._head = _phases(_Kernel(network.head.weight.detach(), network.head.bias.detach()))
-        deep = len(self._up) - self._first  # upsamplings between the dropout layers
-        if bfloat16 or (bfloat16 is None and gains_by_bfloat16(network.head.weight.device)):
-            self._down[self._first + 1 :] = map(_in_bfloat16, self._down[self._first + 1 :])
-            self._up[:deep] = map(_in_bfloat16, self._up[:deep])
         self._masks: dict[tuple[int, int], _Masks] = {}
         self._image_size = network.image_size
 
@@ -99,7 +112,7 @@ class StochasticPasses:
         together = max(1, (DEEP_TOGETHER if on_cpu else GPU_PIXELS // pixels) // batch)
         group = max(1, CACHED_PIXELS // pixels)
         for begin in range(0, passes, together):
-            chosen = [None if mask is None else mask[begin : begin + together] for mask in masks]
+            chosen = [mask and mask._replace(kept=mask.kept[begin : begin + together]) for mask in masks]
             deep = self._deep(levels[self._first], chosen, min(together, passes - begin))
             if not on_cpu:
                 outputs = self._shallow(deep, levels[: self._first])
@@ -157,12 +170,15 @@ class StochasticPasses:
             # On the CPU, whatever the images are on: a threshold calibrated on one device must hold on another.
             stream = generator(seed, Stream.MC_DROPOUT)
             layers = list(self._layers())
-            masks = [_channels_last(torch.empty(passes, *shape)) if rate else None for shape, rate in layers]
+            masks = [
+                _Mask(_channels_last(torch.empty(passes, *shape, dtype=torch.bool)), _scale(rate)) if rate else None
+                for shape, rate in layers
+            ]
             for number in range(passes):
                 for (shape, rate), mask in zip(layers, masks, strict=True):
                     if mask is not None:
-                        mask[number] = dropout_mask((1, *shape), rate, stream)[0]
-            self._masks = {(passes, seed): [None if mask is None else mask.to(device) for mask in masks]}
+                        mask.kept[number] = dropout_mask((1, *shape), rate, stream)[0] > 0.0
+            self._masks = {(passes, seed): [mask and mask._replace(kept=mask.kept.to(device)) for mask in masks]}
         return self._masks[passes, seed]
 
     def _layers(self) -> Iterator[tuple[tuple[int, int, int], float]]:
@@ -204,8 +220,11 @@ def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> _Kernel:
     return _Kernel(_channels_last(folded), norm.bias.detach() - norm.running_mean * scale)
 
 
-def _in_bfloat16(kernel: _Kernel) -> _Kernel:
-    return _Kernel(kernel.weight.bfloat16(), kernel.bias.bfloat16())
+def _prepared(weight: Tensor, norm: nn.BatchNorm2d, *, phases: bool = False, bfloat16: bool) -> _Kernel:
+    kernel = _fold(weight, norm)
+    if phases:
+        kernel = _phases(kernel)
+    return _Kernel(kernel.weight.bfloat16(), kernel.bias.bfloat16()) if bfloat16 else kernel
 
 
 def _phases(kernel: _Kernel) -> _Kernel:
@@ -228,13 +247,18 @@ def _drop(x: Tensor, masks: _Masks, number: int, batch: int) -> Tensor:
     if mask is None:
         return x
     if batch == 1:
-        return x.mul_(mask)
-    if x.device.type != "cpu":
-        x.unflatten(0, (len(mask), batch)).mul_(mask[:, None])
-        return x
-    for of_pass, rows in zip(mask, x.split(batch), strict=True):
-        rows.mul_(of_pass)
-    return x
+        x.mul_(mask.kept)
+    elif x.device.type != "cpu":
+        x.unflatten(0, (len(mask.kept), batch)).mul_(mask.kept[:, None])
+    else:
+        for of_pass, rows in zip(mask.kept, x.split(batch), strict=True):
+            rows.mul_(of_pass)
+    return x.mul_(mask.scale)
+
+
+def _scale(rate: float) -> float:
+    """What `dropout_mask` has where it keeps: that float32 number."""
+    return (torch.ones(()) / (1.0 - rate)).item()
 
 
 def _channels_last(x: Tensor) -> Tensor:
