@@ -207,8 +207,7 @@ def measure(
             stream = generator(seed, Stream.DETECTABILITY)
             painted, _ = stained(batch, size=size, contrast=contrast, corruption=corruption, generator=stream)
             pixels = (painted * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            answers = detector.predict_batch(list(pixels), lazy=True)
-            found[row, column] = [answer.score > answer.threshold for answer in answers]
+            found[row, column] = [score > point.promise.threshold for score in detector.scores(list(pixels))]
     resamples = _resampled(found, settings, seed)
     return Detectability(
         weights_sha256=point.weights_sha256,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -134,6 +134,14 @@ class Detector:
         for start in range(0, len(images), INFERENCE_BATCH):
             found += self._predict(np.stack(images[start : start + INFERENCE_BATCH]), wish, lazy=lazy)
         return found
+
+    def scores(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[float]:
+        """The image scores by the calibrated strategy, as `predict_batch` has them: without stochastic passes where
+        that strategy needs none."""
+        strategy = self.operating_point.strategy
+        wanted = RESIDUAL_ALONE if strategy == "residual" else STRATEGIES
+        batches = (images[start : start + INFERENCE_BATCH] for start in range(0, len(images), INFERENCE_BATCH))
+        return [seen.scores[strategy] for batch in batches for seen in self._see(np.stack(batch), wanted)]
 
     def _predict(self, images: npt.NDArray[np.uint8], strategy: Strategy, *, lazy: bool) -> list[Prediction]:
         point = self.operating_point

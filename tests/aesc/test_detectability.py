@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ ROUND = PARAMS.corruption.model_copy(update={"irregularity": 0.0})
 IRREGULAR = PARAMS.corruption.model_copy(update={"irregularity": 0.3})
 
 
-@dataclass(frozen=True)
-class Answer:
-    score: float
-    threshold: float
-
-
 class Eye:
     """In the place of a detector: it finds stains of at least so many pixels, whatever their contrast.
 
@@ -43,8 +36,10 @@ class Eye:
         self.operating_point = make_detector(folder).operating_point
         self._least = least
 
-    def predict_batch(self, images: list[Any], *, lazy: bool) -> list[Answer]:
-        return [Answer(float((np.abs(image[..., 0].astype(int) - 128) > 8).sum()), self._least) for image in images]
+    def scores(self, images: list[Any]) -> list[float]:
+        """Above the threshold by as many pixels as are seen beyond the least."""
+        at = self.operating_point.promise.threshold - self._least
+        return [at + float((np.abs(image[..., 0].astype(int) - 128) > 8).sum()) for image in images]
 
 
 def flat(count: int, level: int = 128) -> list[Any]:

@@ -165,6 +165,19 @@ def test_prediction_does_not_depend_on_the_other_images_of_the_batch(tmp_path: P
             assert alone.scores[name] == pytest.approx(found.scores[name], rel=1e-4)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_scores_alone_are_those_of_the_predictions(
+    tmp_path: Path, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More images than go through at once; by the residual no stochastic pass is run."""
+    detector = make_detector(tmp_path, f"detection.strategy={strategy}")
+    drawn = np.random.default_rng(1).integers(0, 256, (19, 64, 64, 3)).astype(np.uint8)
+    expected = [found.score for found in detector.predict_batch(list(drawn))]
+    if strategy == "residual":
+        monkeypatch.setattr("aesc.scoring.mc_dropout_variance", lambda *_, **__: pytest.fail("a pass was run"))
+    assert detector.scores(list(drawn)) == expected
+
+
 def test_another_strategy_brings_its_own_threshold(tmp_path: Path) -> None:
     detector = make_detector(tmp_path)
     found = detector.predict(picture(), strategy="uncertainty")
