@@ -34,12 +34,8 @@ class Pixels:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batch(self, indices: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last.
-
-        `out`, an earlier batch of this device that is not needed any more, is overwritten and returned if it has the
-        same shape: on a CPU fresh memory for a batch takes longer than to fill it.
-        """
+    def batch(self, indices: Tensor) -> Tensor:
+        """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last."""
         # Without waiting for the device: PyTorch would synchronise with it at every plain copy.
         if self._resident is not None:
             pixels = self._resident[indices.to(self._device, non_blocking=True)]
@@ -47,10 +43,7 @@ class Pixels:
             pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]])
             on_gpu = self._device.type == "cuda"
             pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
-        pixels = pixels.permute(0, 3, 1, 2)
-        if out is None or out.shape != pixels.shape:
-            return pixels.float().div_(255.0)
-        return out.copy_(pixels).div_(255.0)
+        return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
     def batches(self, size: int, *, most: int | None = None) -> Iterator[Tensor]:
         """All images in order (the first `most` of them), `size` at a time."""

@@ -23,9 +23,7 @@ _MAPS = 32  # of a place; twice as many at an eighth of the side
 _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted
 _FOCUS = 2.0  # exponent of the focal loss
-_WEIGHT = (
-    0.5  # of what is marked: where it is as much as at the top of clean images, the residual is half as large again
-)
+_WEIGHT = 0.5  # the residual is half as large again where as much is marked as at the top of clean images
 
 
 class LogitScale(BaseModel):

@@ -56,7 +56,6 @@ class TrainingStep:
         )
         self._halves = _Halves(network, learnt, self.optimiser, params=params, device=device)
         self._replays = _Replays(self._halves, device) if recorded else None
-        self._clean: Tensor | None = None  # the last batch, whose memory the next one takes
 
     @property
     def rate(self) -> float:
@@ -82,8 +81,7 @@ class TrainingStep:
     def __call__(self, images: Pixels, indices: Tensor) -> Tensor:
         """One step on the `images` at `indices`; its loss, on the device, which the next step may overwrite."""
         if self._replays is None:
-            self._clean = images.batch(indices, out=self._clean)
-            (loss,) = self._halves.learn(*self._halves.corrupt(self._clean))
+            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices)))
             return loss
         self._keep_rate()
         return self._replays.step(images, indices, usual=len(indices) == self._batch_size)

@@ -15,17 +15,3 @@ def test_a_batch_is_what_the_store_holds_in_0_to_1() -> None:
     batch = IMAGES.batch(torch.tensor([2, 0]))
     assert batch.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal((255 * batch.permute(0, 2, 3, 1)).round().numpy(), STORE[[3, 5]])
-
-
-def test_a_batch_takes_the_memory_of_one_that_is_not_needed_any_more() -> None:
-    first = IMAGES.batch(torch.tensor([0, 1]))
-    second = IMAGES.batch(torch.tensor([2, 3]), out=first)
-    assert second.data_ptr() == first.data_ptr()
-    assert torch.equal(second, IMAGES.batch(torch.tensor([2, 3])))
-
-
-def test_a_batch_of_another_size_has_its_own() -> None:
-    first = IMAGES.batch(torch.tensor([0, 1]))
-    before = first.clone()
-    assert len(IMAGES.batch(torch.tensor([2, 3, 0]), out=first)) == 3
-    assert torch.equal(first, before)
