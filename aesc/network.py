@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from aesc.empty_conv import EmptyConv2d
 from aesc.matrix_convolution import convolve
+from aesc.params import Params
 from aesc.segmentation import SegmentationHead
 
 Skip = Literal["add", "none", "concat"]
@@ -257,6 +258,18 @@ def build_network(
         if parameter.dim() == 4:
             nn.init.xavier_uniform_(parameter, generator=generator)
     return to_channels_last(network)
+
+
+def network_for(params: Params, *, channels: int, generator: torch.Generator) -> AESc:
+    """A new network as `data` and `network` of the parameters say."""
+    return build_network(
+        image_size=params.data.image_size,
+        channels=channels,
+        skip=params.network.skip,
+        dropout=params.network.dropout,
+        generator=generator,
+        segmentation=params.network.segmentation,
+    )
 
 
 def to_channels_last(network: AESc) -> AESc:

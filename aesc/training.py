@@ -19,7 +19,7 @@ from aesc.examples import make_example
 from aesc.files import write_atomically
 from aesc.interrupts import certain_interrupts
 from aesc.learning_rate import cosine_share, set_rate
-from aesc.network import AESc, build_network
+from aesc.network import AESc, network_for
 from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.seeding import Stream, generator
@@ -147,14 +147,8 @@ def fit(
 
 
 def _start(channels: int, params: Params, device: torch.device) -> _State:
-    network = build_network(
-        image_size=params.data.image_size,
-        channels=channels,
-        skip=params.network.skip,
-        dropout=params.network.dropout,
-        generator=generator(params.training.seed, Stream.WEIGHTS),
-        segmentation=params.network.segmentation,
-    ).to(device)
+    weights = generator(params.training.seed, Stream.WEIGHTS)
+    network = network_for(params, channels=channels, generator=weights).to(device)
     step = TrainingStep(network, params=params, device=device)
     # PyTorch's patience is how many epochs it tolerates, one less than after how many the rate falls.
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(

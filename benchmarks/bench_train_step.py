@@ -15,7 +15,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aesc.device import autocast
-from aesc.network import build_network
+from aesc.network import build_network, network_for
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
 from aesc.training_step import TrainingStep
@@ -56,19 +56,12 @@ def main() -> None:
 
 def _whole_step(preset: str, *, side: int) -> float:
     """Seconds of a step of `aesc.training_step`, gathering the batch included."""
-    params = load_params(Path(__file__).parents[1] / "params.yaml", preset=preset)
+    size = f"data.image_size={side}"
+    params = load_params(Path(__file__).parents[1] / "params.yaml", preset=preset, overrides=[size])
     cpu, stream = torch.device("cpu"), torch.Generator().manual_seed(0)
     store = torch.randint(256, (BATCH, side, side, 3), generator=stream, dtype=torch.uint8).numpy()
     images, indices = Pixels(store, np.arange(BATCH), cpu), torch.arange(BATCH)
-    shape = params.network
-    network = build_network(
-        image_size=side,
-        channels=3,
-        skip=shape.skip,
-        dropout=shape.dropout,
-        generator=stream,
-        segmentation=shape.segmentation,
-    )
+    network = network_for(params, channels=3, generator=stream)
     step = TrainingStep(network, params=params, device=cpu)
     step.begin_epoch(0)
     step(images, indices)

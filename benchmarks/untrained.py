@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from aesc.detector import Detector
-from aesc.network import build_network
+from aesc.network import network_for
 from aesc.normalisation import save_divisors
 from aesc.operating_point import calibrate
 from aesc.params_file import load_params
@@ -37,14 +37,7 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
         preset="ablation",
         overrides=[f"data.image_size={side}", "detection.strategy=residual", *overrides],
     )
-    network = build_network(
-        image_size=side,
-        channels=channels,
-        skip=params.network.skip,
-        dropout=params.network.dropout,
-        generator=torch.Generator().manual_seed(0),
-        segmentation=params.network.segmentation,
-    ).eval()
+    network = network_for(params, channels=channels, generator=torch.Generator().manual_seed(0)).eval()
     clean = np.stack([striped_image(side, number, channels=channels) for number in range(images)])
     pixels, seed = Pixels(clean, np.arange(images), torch.device("cpu")), params.training.seed
     scales, divisors = measure_reference(network, pixels, detection=params.detection, seed=seed)

@@ -13,7 +13,7 @@ import torch
 from aesc.detector import Detector, verdict
 from aesc.errors import AescError
 from aesc.images import Image
-from aesc.network import build_network
+from aesc.network import network_for
 from aesc.operating_point import OperatingPoint, calibrate
 from aesc.params import IMAGE_SCORES, STRATEGIES, Params, Strategy
 from aesc.params_file import load_params
@@ -48,13 +48,7 @@ def make_scores(n: int, separation: dict[str, float], seed: int = 0) -> pd.DataF
 
 def make_detector(folder: Path, *overrides: str, channels: int = 3) -> Detector:
     params = make_params(*overrides)
-    network = build_network(
-        image_size=SIDE,
-        channels=channels,
-        skip="add",
-        dropout=params.network.dropout,
-        generator=torch.Generator().manual_seed(0),
-    ).eval()
+    network = network_for(params, channels=channels, generator=torch.Generator().manual_seed(0)).eval()
     point = calibrate(
         make_scores(40, dict.fromkeys(STRATEGIES, 0.5)),
         params=params,

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from aesc.cache import ImageCache
 from aesc.evaluation import SYNTHETIC, TestMaps, evaluate, held_out_kinds, plan_jobs
 from aesc.manifest import scan_category
-from aesc.network import build_network
+from aesc.network import network_for
 from aesc.operating_point import calibrate
 from aesc.params import STRATEGIES, Params
 from aesc.params_file import load_params
@@ -38,13 +38,7 @@ def run(root: Path, folder: Path, params: Params) -> tuple[pd.DataFrame, pd.Data
         [(sha, root / path) for sha, path in zip(manifest["sha256"], manifest["path"], strict=True)],
         max_megapixels=params.data.max_megapixels,
     )
-    network = build_network(
-        image_size=SIDE,
-        channels=3,
-        skip="add",
-        dropout=params.network.dropout,
-        generator=torch.Generator().manual_seed(0),
-    ).eval()
+    network = network_for(params, channels=3, generator=torch.Generator().manual_seed(0)).eval()
     scorer = Scorer(network, detection=params.detection, seed=1, scales=Scales(residual=1.0, uncertainty=0.001))
     scores = evaluate(
         scorer,

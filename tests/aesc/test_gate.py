@@ -15,7 +15,7 @@ import torch
 from aesc.detector import Detector, Prediction, verdict
 from aesc.gate import Alarm, alarms, most_held_clean
 from aesc.images import Image
-from aesc.network import build_network
+from aesc.network import network_for
 from aesc.operating_point import calibrate
 from aesc.params import STRATEGIES, Strategy
 from aesc.params_file import load_params
@@ -32,9 +32,7 @@ def make_detector(folder: Path, *, strategy: str = "residual", n: int = 19) -> D
     overrides = [f"data.image_size={SIDE}", "detection.passes=2", f"detection.strategy={strategy}"]
     params = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation", overrides=overrides)
     random = torch.Generator().manual_seed(0)
-    network = build_network(
-        image_size=SIDE, channels=3, skip="add", dropout=params.network.dropout, generator=random
-    ).eval()
+    network = network_for(params, channels=3, generator=random).eval()
     kinds = (params.detection.image_score, "peak")
     rows = [
         {f"{name}_{kind}": value * rank / n for name, value in THRESHOLDS.items() for kind in kinds}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aesc.device import make_deterministic
 from aesc.learning_rate import set_rate
-from aesc.network import AESc, build_network
+from aesc.network import AESc, network_for
 from aesc.params import Params
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
@@ -30,16 +30,7 @@ def params(preset: str, *overrides: str) -> Params:
 
 
 def network_of(recipe: Params) -> AESc:
-    shape = recipe.network
-    stream = torch.Generator().manual_seed(0)
-    return build_network(
-        image_size=64,
-        channels=3,
-        skip=shape.skip,
-        dropout=shape.dropout,
-        generator=stream,
-        segmentation=shape.segmentation,
-    ).train()
+    return network_for(recipe, channels=3, generator=torch.Generator().manual_seed(0)).train()
 
 
 def pixels(device: torch.device) -> Pixels:
