@@ -23,7 +23,7 @@ from aesc.files import write_atomically
 
 FILE = "normalisation.safetensors"
 
-MapName = Literal["pixels", "features", "uncertainty"]
+MapName = Literal["pixels", "features", "structure", "uncertainty"]
 Divisors = Mapping[MapName, Tensor]
 """By map, what it is divided by: side x side, above 0. Without an entry a map is left as it is."""
 

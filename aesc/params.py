@@ -11,7 +11,7 @@ CorruptionKind = Literal["none", "stain", "structured", "gaussian", "scratch", "
 LocalKind = Literal["stain", "scratch", "drops"]
 Fill = Literal["grey", "colour", "noise", "other", "self", "gain"]
 Strategy = Literal["residual", "uncertainty", "combined"]
-ResidualKind = Literal["pixels", "features", "both"]
+ResidualKind = Literal["pixels", "features", "both", "all"]
 Loss = Literal["squared", "charbonnier"]
 ImageScore = Literal["l2", "max", "top"]
 
@@ -276,7 +276,7 @@ class Params(Section):
         if self.detection.whiten and self.detection.residual == "features":
             yield (
                 "detection.whiten is true but detection.residual is features, which compares no pixels; "
-                "allowed: residual pixels or both, or whiten false"
+                "allowed: residual pixels, both or all, or whiten false"
             )
         if set(self.calibration.held_out) == {self.corruption.kind}:
             others = [kind for kind in get_args(LocalKind) if kind != self.corruption.kind]

@@ -3,8 +3,8 @@
 The residual of the paper is |input - reconstruction| summed over channels. Where a product's own texture is hard to
 give back, that is mostly texture; where a defect is faint but large, its pixels hardly differ. So the two can also be
 compared as the network's own encoder sees them, in the maps of its third level, where a pixel's surroundings count and
-its noise does not. A defect has to show in one of the two, not in both: they are joined by a power mean that is close
-to the larger one.
+its noise does not, and by how alike they vary in small windows (aesc/structural_similarity.py). A defect has to show in
+one of these, not in all: they are joined by a power mean that is close to the largest one.
 
 In place of the sum, pixels can be measured in how clean images' differences vary (aesc/whitening.py), and where the
 network has a head that marks corruptions (aesc/segmentation.py), the residual counts for more at what it marks.
@@ -22,13 +22,15 @@ from aesc.detection import enlarge, smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
 from aesc.segmentation import LogitScale, SegmentationHead, weighed
+from aesc.structural_similarity import structural_dissimilarity
 from aesc.whitening import Matrix, whitened_squares
 
-Part = Literal["pixels", "features"]
+Part = Literal["pixels", "features", "structure"]
 PARTS: dict[ResidualKind, tuple[Part, ...]] = {
     "pixels": ("pixels",),
     "features": ("features",),
     "both": ("pixels", "features"),
+    "all": ("pixels", "features", "structure"),
 }
 FEATURE_LEVEL = 2  # of the encoder, from 0: maps of an eighth of the image's side
 _FLOOR = 0.3  # of the typical length of a feature vector: below it a direction says little
@@ -100,7 +102,7 @@ def residual_parts(
 
     Pixels: the absolute difference, summed over channels, or its whitened length. Features: how far the encoder's
     vectors of input and reconstruction, each shortened to a length of less than 1, lie apart, interpolated to the
-    image's size.
+    image's size. Structure: how differently the two vary around each pixel.
     """
     seen = network.encode(images)
     reconstruction = network.decode(seen)
@@ -118,6 +120,8 @@ def residual_parts(
         apart = _directions(seen[FEATURE_LEVEL], feature_length) - _directions(given_back, feature_length)
         distance = apart.square().sum(dim=1, keepdim=True).sqrt()
         found["features"] = smooth(enlarge(distance, images.shape[-1])[:, 0], smoothing)
+    if "structure" in names:
+        found["structure"] = smooth(structural_dissimilarity(images, reconstruction), smoothing)
     return reconstruction, found
 
 

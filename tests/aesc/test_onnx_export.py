@@ -25,7 +25,7 @@ SIDE = 64
 
 def make_detector(folder: Path, channels: int = 3) -> Detector:
     overrides = ("detection.passes=2", "detection.smoothing=1.5", "detection.whiten=true", "detection.normalise=true")
-    overrides += ("network.segmentation=true",)
+    overrides += ("detection.residual=all", "network.segmentation=true")
     return untrained_detector(folder, *overrides, side=SIDE, channels=channels, images=20)
 
 

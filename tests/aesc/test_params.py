@@ -300,6 +300,7 @@ def test_whitening_needs_pixels() -> None:
     (fault,) = faults(SHIPPED, "detection.whiten=true", "detection.residual=features")
     assert fault.startswith("--set: detection.whiten is true but detection.residual is features, which compares no ")
     assert load("detection.whiten=true", "detection.residual=both").detection.whiten
+    assert load("detection.whiten=true", "detection.residual=all").detection.whiten
 
 
 def test_a_contradiction_that_a_later_layer_mends_is_none(written: Callable[..., Path]) -> None:

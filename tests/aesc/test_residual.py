@@ -12,10 +12,11 @@ from aesc.detection import smooth
 from aesc.network import AESc, build_network
 from aesc.params import Detection, ResidualKind
 from aesc.residual import FEATURE_LEVEL, PARTS, Part, ResidualPath, feature_length, join, residual_parts
+from aesc.structural_similarity import structural_dissimilarity
 from aesc.whitening import BANDS, whitened_squares
 
 SIDE = 64
-UNITS: dict[Part, float] = {"pixels": 2.0, "features": 0.5}
+UNITS: dict[Part, float] = {"pixels": 2.0, "features": 0.5, "structure": 0.25}
 LENGTH = 3.0
 
 
@@ -111,6 +112,15 @@ def test_both_joins_the_parts_in_their_units(network: AESc, images: Tensor) -> N
 
 
 @torch.inference_mode()
+def test_all_joins_how_the_two_vary_too(network: AESc, images: Tensor) -> None:
+    reconstruction, residual = path(network, "all")(images)
+    _, found = parts(network, images, "all")
+    torch.testing.assert_close(found["structure"], structural_dissimilarity(images, reconstruction))
+    of_parts = torch.stack([found[name] / UNITS[name] for name in ("pixels", "features", "structure")])
+    torch.testing.assert_close(residual, (of_parts**4).mean(dim=0) ** 0.25)
+
+
+@torch.inference_mode()
 def test_a_unit_may_differ_from_place_to_place(network: AESc, images: Tensor) -> None:
     place = torch.full((SIDE, SIDE), 4.0)
     place[:, : SIDE // 2] = 1.0
@@ -129,9 +139,9 @@ def test_a_defect_has_to_show_in_one_part() -> None:
 
 @torch.inference_mode()
 def test_parts_are_smoothed_before_they_are_measured(network: AESc, images: Tensor) -> None:
-    _, rough = parts(network, images, "both")
-    _, soft = parts(network, images, "both", smoothing=2.0)
-    for name in PARTS["both"]:
+    _, rough = parts(network, images, "all")
+    _, soft = parts(network, images, "all", smoothing=2.0)
+    for name in PARTS["all"]:
         assert soft[name].std() < rough[name].std()
 
 
@@ -159,7 +169,7 @@ def test_an_image_that_is_given_back_has_no_residual_of_any_kind(
     network: AESc, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "decode", lambda levels: images)
-    _, found = parts(network, images, "both")
-    assert set(found) == set(PARTS["both"])
+    _, found = parts(network, images, "all")
+    assert set(found) == set(PARTS["all"])
     for values in found.values():
         assert values.abs().max() == 0.0
