@@ -59,3 +59,10 @@ def test_what_hardly_varies_counts_for_little() -> None:
     """A JPEG's noise on a black background must not look like a defect."""
     images = noise(1, channels=1) / 255.0
     assert structural_dissimilarity(images, noise(2, channels=1) / 255.0).max() < 0.01
+
+
+def test_at_the_border_the_image_goes_on_as_its_mirror_image() -> None:
+    images, others, reach = noise(1), noise(2), WINDOW // 2
+    wide = [torch.nn.functional.pad(one, (reach,) * 4, mode="reflect") for one in (images, others)]
+    inner = structural_dissimilarity(*wide)[:, reach:-reach, reach:-reach]
+    torch.testing.assert_close(structural_dissimilarity(images, others), inner)
