@@ -30,7 +30,7 @@ PARTS: dict[ResidualKind, tuple[Part, ...]] = {
     "pixels": ("pixels",),
     "features": ("features",),
     "both": ("pixels", "features"),
-    "all": ("pixels", "features", "structure"),
+    "all": ("pixels", "features", "structure"),  # of what operating points name so; a fourth part needs another name
 }
 FEATURE_LEVEL = 2  # of the encoder, from 0: maps of an eighth of the image's side
 _FLOOR = 0.3  # of the typical length of a feature vector: below it a direction says little

@@ -150,7 +150,7 @@ def test_loaded_detector_predicts_what_the_saved_one_did(tmp_path: Path, channel
 
 
 def test_prediction_does_not_depend_on_the_other_images_of_the_batch(tmp_path: Path) -> None:
-    detector = make_detector(tmp_path)
+    detector = make_detector(tmp_path, "detection.residual=all")
     images = [detector.preprocess(picture(seed)) for seed in range(5)]
     together = detector.predict_batch(images)
     for image, found in zip(images, together, strict=True):

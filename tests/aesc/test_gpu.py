@@ -11,6 +11,7 @@ from aesc.detection import mc_dropout_variance
 from aesc.device import multiply_in_float32
 from aesc.mc_dropout import StochasticPasses
 from aesc.network import AESc, Skip, build_network, interleave_phases
+from aesc.structural_similarity import structural_dissimilarity
 from aesc.structured import paint_structured
 from tests.aesc.test_structured import PARAMS
 
@@ -51,6 +52,14 @@ def test_what_the_head_marks_agrees() -> None:
     with torch.inference_mode():
         found = on_gpu(images(4).cuda(), given_back.cuda()).cpu()
         torch.testing.assert_close(found, on_cpu.segmentation(images(4), given_back), rtol=1e-4, atol=1e-4)
+
+
+def test_structural_dissimilarity_agrees() -> None:
+    """Also where little varies, so that variances are differences of nearly equal numbers."""
+    nearly_flat = 0.9 + images(4) / 255.0
+    for seen in (images(4), nearly_flat):
+        found = structural_dissimilarity(seen.cuda(), seen.flip(2).cuda()).cpu()
+        torch.testing.assert_close(found, structural_dissimilarity(seen, seen.flip(2)), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("skip", ["add", "none", "concat"])

@@ -19,7 +19,8 @@ SIDE = 64
 
 
 def whitening_detector(folder: Path) -> Detector:
-    return untrained_detector(folder, "detection.whiten=true", "detection.passes=2", side=SIDE, images=20)
+    settings = ("detection.whiten=true", "detection.residual=all", "detection.passes=2")
+    return untrained_detector(folder, *settings, side=SIDE, images=20)
 
 
 def test_whitening_is_learned_from_the_clean_images(tmp_path: Path) -> None:
@@ -40,6 +41,7 @@ def test_a_loaded_detector_whitens_as_the_saved_one_did(tmp_path: Path) -> None:
     image = Image(pixels=striped_image(SIDE, 99), mode="rgb", bit_depth=8, width=SIDE, height=SIDE)
     before, after = detector.predict(image), Detector.load(tmp_path / "detector", device="cpu").predict(image)
     assert after.scores == before.scores
+    assert set(detector.operating_point.scales.parts) == {"pixels", "features", "structure"}
     plain = untrained_detector(tmp_path / "plain", "detection.passes=2", side=SIDE, images=20)
     assert plain.predict(image).scores["residual"] != before.scores["residual"]
 

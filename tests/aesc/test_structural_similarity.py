@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -38,7 +39,9 @@ def test_what_is_given_back_has_none() -> None:
 
 def test_brightness_is_left_to_the_pixels() -> None:
     images = 0.5 * noise(1)
-    assert structural_dissimilarity(images, images + 0.4).max() < 1e-3
+    found = structural_dissimilarity(images, images + 0.4)
+    assert found.max() < 1e-3
+    assert found.min() >= 0.0
 
 
 def test_a_texture_that_was_smoothed_away_has_nearly_one() -> None:
@@ -55,10 +58,26 @@ def test_opposites_have_nearly_two() -> None:
     assert found.max() <= 2.0 + 1e-4
 
 
-def test_what_hardly_varies_counts_for_little() -> None:
-    """A JPEG's noise on a black background must not look like a defect."""
-    images = noise(1, channels=1) / 255.0
-    assert structural_dissimilarity(images, noise(2, channels=1) / 255.0).max() < 0.01
+@pytest.mark.parametrize(("grey_levels", "most"), [(1.0, 0.01), (4.0, 0.1)])
+def test_what_hardly_varies_counts_for_little(grey_levels: float, most: float) -> None:
+    """A camera's noise on an even background must not look like a defect."""
+    images, others = (noise(seed, channels=1) * grey_levels / 255.0 for seed in (1, 2))
+    assert structural_dissimilarity(images, others).max() < most
+    assert structural_dissimilarity(100.0 * images / grey_levels, 100.0 * others / grey_levels).mean() > 0.9
+
+
+def test_channels_count_alike() -> None:
+    images, others = noise(1, channels=1), noise(2, channels=1)
+    of_three = structural_dissimilarity(images.expand(-1, 3, -1, -1), others.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(of_three, structural_dissimilarity(images, others))
+    one_differs = torch.cat([others, images, images], dim=1)
+    found = structural_dissimilarity(images.expand(-1, 3, -1, -1), one_differs)
+    torch.testing.assert_close(found, structural_dissimilarity(images, others) / 3)
+
+
+def test_an_image_does_not_depend_on_its_neighbours_in_a_batch() -> None:
+    images, others = noise(1), noise(2)
+    assert torch.equal(structural_dissimilarity(images, others)[1:], structural_dissimilarity(images[1:], others[1:]))
 
 
 def test_at_the_border_the_image_goes_on_as_its_mirror_image() -> None:
