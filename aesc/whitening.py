@@ -48,8 +48,8 @@ def whitened_squares(differences: Tensor, whitening: Sequence[Tensor]) -> Tensor
         enlarge(F.conv2d(band, matrix[:, :, None, None]).square().sum(dim=1, keepdim=True), side)
         for band, matrix in zip(bands(differences), whitening, strict=True)
     ]
-    joined: Tensor = torch.linalg.vector_norm(torch.cat(squares, dim=1), dim=1)
-    return joined
+    # The norm over a dimension of four takes a CPU twenty times as long.
+    return torch.cat([one.square() for one in squares], dim=1).sum(dim=1).sqrt()
 
 
 class Covariance:
