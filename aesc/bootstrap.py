@@ -136,14 +136,14 @@ def bin_edges(pool: PooledPixels, *, bins: int) -> FloatArray:
     """Lower edges, ascending, of at most `bins` bins that cover every score of the pool."""
     if bins < 3:
         raise AescError("bins", f"{bins}", allowed="at least 3")
-    rising, share = pool.defect[::-1], pool.share[::-1]
-    distinct = np.unique(np.concatenate([_distinct(pool.normal), _distinct(rising)]))
+    normal, rising, share = pool.ascending(), pool.defect[::-1], pool.share[::-1]
+    distinct = np.unique(np.concatenate([_distinct(normal), _distinct(rising)]))
     if distinct.size <= bins:
         return distinct
     steps = np.linspace(0.0, 1.0, bins // 3)
     by_overlap = np.searchsorted(np.cumsum(share), steps * pool.n_regions).clip(max=rising.size - 1)
     picks = [
-        pool.normal[np.rint(steps * (pool.normal.size - 1)).astype(np.intp)],
+        normal[np.rint(steps * (normal.size - 1)).astype(np.intp)],
         rising[np.rint(steps * (rising.size - 1)).astype(np.intp)],
         rising[by_overlap],
     ]

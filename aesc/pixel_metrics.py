@@ -8,10 +8,12 @@ scores that defect pixels have, only the false positive rate moves, so the curve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,8 +23,11 @@ from aesc.errors import AescError
 
 FloatArray = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
+_Found = TypeVar("_Found")
 
 CURVE_POINTS = 2000
+_PARTS = 4
+_LEAST_TO_SPLIT = 500_000  # scores: fewer are sorted before threads have started
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
@@ -54,7 +59,10 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class PooledPixels:
-    """The scores of several images: normal pixels ascending, defect pixels descending with their shares."""
+    """The scores of several images: normal pixels, ascending in each part, defect pixels descending with their shares.
+
+    Counting needs no more order than that, and several threads sort and search parts at once.
+    """
 
     normal: FloatArray
     defect: FloatArray
@@ -64,6 +72,16 @@ class PooledPixels:
     @property
     def measurable(self) -> bool:
         return self.normal.size > 0 and self.defect.size > 0
+
+    @property
+    def parts(self) -> list[FloatArray]:
+        """Of `normal`."""
+        return _parts(self.normal)
+
+    def ascending(self) -> FloatArray:
+        """`normal` in one ascending part, in place: its parts stay ascending."""
+        self.normal.sort(kind="stable")  # which merges runs that are ascending already
+        return self.normal
 
 
 @dataclass(frozen=True)
@@ -211,7 +229,7 @@ def pool_pixels(images: Iterable[ImagePixels | None]) -> PooledPixels:
         return PooledPixels(normal=empty, defect=empty, share=empty, n_regions=0)
     # Sorted in place: the pool is the only second copy of the scores.
     normal = np.concatenate([image.normal for image in kept])
-    normal.sort()
+    _for_each(np.ndarray.sort, _parts(normal))
     # One float type for both, or every look-up would convert the larger array.
     defect = np.concatenate([image.defect for image in kept]).astype(normal.dtype, copy=False)
     order = np.argsort(defect)[::-1]
@@ -243,21 +261,39 @@ def sweep_thresholds(pool: PooledPixels) -> Sweep:
     """Lower a threshold through every distinct defect score; two points each, just above it and at it."""
     last = np.flatnonzero(np.append(pool.defect[1:] != pool.defect[:-1], True))  # of each run of equal scores
     thresholds = pool.defect[last]
+    rising = thresholds[::-1]  # so that each search begins where the last one ended
+    below, at = (sum(counts)[::-1] for counts in zip(*_for_each(partial(_count, rising), pool.parts), strict=True))
     n_normal = pool.normal.size
     false = np.empty(2 * last.size + 2)
     false[0], false[-1] = 0, n_normal
-    # In rising order each search begins where the last one ended. Few thresholds are scores of normal pixels too.
-    upper = np.searchsorted(pool.normal, thresholds[::-1], side="right")[::-1]
-    lower = upper.copy()
-    tied = pool.normal[np.maximum(upper - 1, 0)] == thresholds
-    lower[tied] = np.searchsorted(pool.normal, thresholds[tied][::-1], side="left")[::-1]
-    false[1:-1:2] = n_normal - upper
-    false[2:-1:2] = n_normal - lower
+    false[1:-1:2] = n_normal - at
+    false[2:-1:2] = n_normal - below
 
     def held(at: NDArray[Any]) -> Doubles:
         return np.repeat(np.concatenate([[0.0], at]), 2)
 
     return Sweep(false=false, true=held(last + 1), overlap=held(np.cumsum(pool.share)[last]))
+
+
+def _count(rising: FloatArray, part: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """How many scores of `part` lie below each of the thresholds, and how many do not lie above it."""
+    upper = np.searchsorted(part, rising, side="right")
+    lower = upper.copy()
+    tied = part[np.maximum(upper - 1, 0)] == rising  # few thresholds are scores of normal pixels too
+    lower[tied] = np.searchsorted(part, rising[tied], side="left")
+    return lower, upper
+
+
+def _parts(scores: FloatArray) -> list[FloatArray]:
+    return np.array_split(scores, _PARTS if scores.size >= _LEAST_TO_SPLIT else 1)
+
+
+def _for_each(work: Callable[[FloatArray], _Found], parts: Sequence[FloatArray]) -> list[_Found]:
+    """`work` of each part, in as many threads: NumPy sorts and searches without the interpreter's lock."""
+    if len(parts) < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return list(threads.map(work, parts))
 
 
 def area_under_roc(false: Doubles, true: Doubles) -> Doubles:

@@ -207,6 +207,23 @@ def test_binned_metrics_are_close_to_the_exact_ones(seed: int) -> None:
         assert float(value) == pytest.approx(getattr(exact, name), abs=2e-3), name
 
 
+@pytest.mark.parametrize("levels", [None, 4000])
+def test_large_pools_are_sorted_in_parts_and_counted_as_a_whole(levels: int | None) -> None:
+    maps, masks = defect_maps(4, images=40, side=128)
+    if levels is not None:
+        maps = np.rint(maps * levels / 6.0)
+    pool = pool_pixels(split_images(maps, masks, ascending=False))
+    assert len(pool.parts) > 1
+    assert (np.diff(pool.normal) < 0).any()
+    found = pixel_metrics(maps, masks)
+    assert found.auroc == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    assert found.average_precision == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
+
+    whole = np.sort(maps[~masks])
+    np.testing.assert_array_equal(pool.ascending(), whole)
+    np.testing.assert_array_equal(np.concatenate(pool.parts), whole)
+
+
 def test_few_distinct_scores_are_binned_exactly() -> None:
     maps, masks = small_case(7, levels=12)
     images = [image for image in split_images(maps, masks) if image is not None]
