@@ -13,6 +13,7 @@ Fill = Literal["grey", "colour", "noise", "other", "self", "gain"]
 Strategy = Literal["residual", "uncertainty", "combined"]
 ResidualKind = Literal["pixels", "features", "both", "all"]
 Loss = Literal["squared", "charbonnier"]
+TurnsWish = Literal["none", "auto"]
 ImageScore = Literal["l2", "max", "top"]
 
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -147,6 +148,7 @@ class Training(Section):
     schedule: Literal["plateau", "cosine"]
     patience: Positive
     factor: Rate
+    turns: TurnsWish = "none"  # records of before there were any do not say
     loss: Loss = "squared"  # records of before there was another one do not say
     corrupted_weight: Share  # of the loss, for the corrupted pixels; 0 weighs every pixel alike
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]

@@ -34,8 +34,10 @@ class Pixels:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """Images at `indices` (CPU, int64): batch x channels x side x side in [0, 1], channels_last."""
+    def batch(self, indices: Tensor, turns: Tensor | None = None) -> Tensor:
+        """Images at `indices` (CPU, int64), each turned by its number of quarters, anticlockwise, if `turns` (the same)
+        are given: batch x channels x side x side in [0, 1], channels_last.
+        """
         # Without waiting for the device: PyTorch would synchronise with it at every plain copy.
         if self._resident is not None:
             pixels = self._resident[indices.to(self._device, non_blocking=True)]
@@ -43,9 +45,20 @@ class Pixels:
             pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]])
             on_gpu = self._device.type == "cuda"
             pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
+        if turns is not None:
+            _turn(pixels, turns)
         return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
     def batches(self, size: int, *, most: int | None = None) -> Iterator[Tensor]:
         """All images in order (the first `most` of them), `size` at a time."""
         for indices in torch.arange(len(self))[:most].split(size):
             yield self.batch(indices)
+
+
+def _turn(pixels: Tensor, turns: Tensor) -> None:
+    """Turn each of batch x side x side x channels, in place; which ones is known without asking the device."""
+    for number in (1, 2, 3):
+        at = (turns == number).nonzero()[:, 0]
+        if len(at):
+            where = at.to(pixels.device, non_blocking=True)
+            pixels[where] = torch.rot90(pixels[where], number, dims=(1, 2))

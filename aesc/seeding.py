@@ -22,6 +22,7 @@ class Stream(IntEnum):
     DRILL = 8
     COURT = 9
     DETECTABILITY = 10
+    TURNS = 11
 
 
 def derive_seed(seed: int, stream: Stream, *path: int) -> int:

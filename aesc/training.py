@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.seeding import Stream, generator
 from aesc.training_step import TrainingStep
+from aesc.turns import UNTURNED, Turns, allowed_turns, draw_turns
 
 CHECKPOINT_SECONDS = 20.0
 CHECKPOINT_VERSION = 3
@@ -43,13 +45,17 @@ class Epoch:
 
 @dataclass
 class Trained:
-    """The network with the best weights, and how it got there; `losses` (steps,) float32 is the loss of every step."""
+    """The network with the best weights, and how it got there.
+
+    losses: of every step, (steps,) float32. turns: the quarter turns that images were learnt in.
+    """
 
     network: AESc
     losses: Tensor
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     resumed_at: int = 0
+    turns: Turns = UNTURNED
 
 
 @dataclass
@@ -97,6 +103,7 @@ def fit(
     """
     make_deterministic(device)
     multiply_in_float32()
+    turns = allowed_turns(train, params.training.turns)
     state = _start(channels, params, device)
     resumed_at = _resume(state, checkpoint, fingerprint, device) if checkpoint else 0
     began = time.monotonic() - (state.history[-1].seconds if state.history else 0.0)
@@ -118,7 +125,7 @@ def fit(
             if left is not None and left <= 0:
                 break
             losses, loss = _train_epoch(
-                state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
+                state, train, turns, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
             )
             state.losses.append(losses)
             rate = state.step.rate
@@ -143,7 +150,7 @@ def fit(
     state.network.load_state_dict(state.best)
     state.network.eval()
     losses = torch.cat(state.losses) if state.losses else torch.empty(0)
-    return Trained(state.network, losses, state.history, state.best_epoch, resumed_at)
+    return Trained(state.network, losses, state.history, state.best_epoch, resumed_at, turns)
 
 
 def _start(channels: int, params: Params, device: torch.device) -> _State:
@@ -160,6 +167,7 @@ def _start(channels: int, params: Params, device: torch.device) -> _State:
 def _train_epoch(
     state: _State,
     train: Pixels,
+    turns: Turns,
     *,
     params: Params,
     device: torch.device,
@@ -172,14 +180,16 @@ def _train_epoch(
     state.step.begin_epoch(epoch)
     state.network.train()
     order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
+    turned = draw_turns(turns, len(order), seed=settings.seed, epoch=epoch)
     whole = order.split(settings.batch_size)
+    turned_by = itertools.repeat(None) if turned is None else turned.split(settings.batch_size)
     batches = whole[:most_steps]
     losses = torch.empty(len(batches), device=device)  # stay on the device: no synchronisation inside an epoch
-    for step, indices in enumerate(batches):
+    for step, (indices, quarters) in enumerate(zip(batches, turned_by, strict=False)):
         if settings.schedule == "cosine":
             share = cosine_share((epoch + step / len(whole)) / settings.epochs)
             set_rate(state.step.optimiser, settings.learning_rate * share)
-        losses[step] = state.step(train, indices)
+        losses[step] = state.step(train, indices, quarters)
         progress(len(indices))
     found = losses.cpu()
     sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)

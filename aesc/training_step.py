@@ -78,13 +78,15 @@ class TrainingStep:
         if self._rate is not None:
             self._keep_rate()
 
-    def __call__(self, images: Pixels, indices: Tensor) -> Tensor:
-        """One step on the `images` at `indices`; its loss, on the device, which the next step may overwrite."""
+    def __call__(self, images: Pixels, indices: Tensor, turns: Tensor | None = None) -> Tensor:
+        """One step on the `images` at `indices`, turned by so many quarters; its loss, on the device, which the next
+        step may overwrite.
+        """
         if self._replays is None:
-            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices)))
+            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices, turns)))
             return loss
         self._keep_rate()
-        return self._replays.step(images, indices, usual=len(indices) == self._batch_size)
+        return self._replays.step(images, indices, turns, usual=len(indices) == self._batch_size)
 
     def _keep_rate(self) -> None:
         """What is recorded reads one rate: another that was put in its place, as a schedule may, is copied into it."""
@@ -149,26 +151,26 @@ class _Replays:
         self._learn = Recorded(halves.learn, generators=[halves.dropout], stream=self._learning)
         self._made, self._taken = torch.cuda.Event(), torch.cuda.Event()
 
-    def step(self, images: Pixels, indices: Tensor, *, usual: bool) -> Tensor:
+    def step(self, images: Pixels, indices: Tensor, turns: Tensor | None, *, usual: bool) -> Tensor:
         self._steps += 1
         with torch.cuda.device(self._device):  # streams and events are those of the current device
             if not usual or self._steps <= STEPS_BEFORE_RECORDING:
-                return self._as_it_is(images, indices)
-            return self._replayed(images, indices)
+                return self._as_it_is(images, indices, turns)
+            return self._replayed(images, indices, turns)
 
-    def _as_it_is(self, images: Pixels, indices: Tensor) -> Tensor:
+    def _as_it_is(self, images: Pixels, indices: Tensor, turns: Tensor | None) -> Tensor:
         caller = torch.cuda.current_stream()
         self._learning.wait_stream(caller)
         with torch.cuda.stream(self._learning):
-            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices)))
+            (loss,) = self._halves.learn(*self._halves.corrupt(images.batch(indices, turns)))
         caller.wait_stream(self._learning)
         return loss
 
-    def _replayed(self, images: Pixels, indices: Tensor) -> Tensor:
+    def _replayed(self, images: Pixels, indices: Tensor, turns: Tensor | None) -> Tensor:
         caller = torch.cuda.current_stream()
         with torch.cuda.stream(self._corrupting):
             self._corrupting.wait_event(self._taken)
-            self._corrupt.take(images.batch(indices))
+            self._corrupt.take(images.batch(indices, turns))
             example = self._corrupt.replay()
             self._made.record()
         caller.wait_event(self._made)

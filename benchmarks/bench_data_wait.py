@@ -30,9 +30,9 @@ class TimedPixels(Pixels):
 
     waited = 0.0
 
-    def batch(self, indices: Tensor) -> Tensor:
+    def batch(self, indices: Tensor, turns: Tensor | None = None) -> Tensor:
         began = time.perf_counter()
-        images = super().batch(indices)
+        images = super().batch(indices, turns)
         self.waited += time.perf_counter() - began
         return images
 
@@ -42,7 +42,7 @@ class FilePixels(TimedPixels):
 
     paths: list[Path]
 
-    def batch(self, indices: Tensor) -> Tensor:
+    def batch(self, indices: Tensor, turns: Tensor | None = None) -> Tensor:  # `paper` turns none
         began = time.perf_counter()
         images = read_batch([self.paths[index] for index in indices.tolist()], 256)
         self.waited += time.perf_counter() - began

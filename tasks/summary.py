@@ -63,6 +63,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "seed": point.seed,
         "metric_version": metrics["metric_version"],
         "detectability": detectability_of(run),
+        "turned_by": state.get("turned_by", [0]),  # earlier versions of this project turned nothing
         "device": state["device"]["device"],
         "seconds": round(sum(state["seconds"].values()), 2),
         "seconds_by_stage": state["seconds"],
@@ -89,6 +90,11 @@ def to_markdown(summary: dict[str, Any]) -> str:
     notes = []
     if summary["synthetic_defects"]:
         notes.append("**There are no defective test images: detection was measured on held-out corruptions.**")
+    if len(summary["turned_by"]) > 1:
+        degrees = ", ".join(map(str, summary["turned_by"]))
+        notes.append(
+            f"The clean images look alike turned, so the network learnt from them turned by {degrees} degrees."
+        )
     if n["test_defective_without_mask"]:
         notes.append(f"{n['test_defective_without_mask']} defective images have no mask: not in the pixel metrics.")
     return "\n".join(

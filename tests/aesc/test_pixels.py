@@ -15,3 +15,13 @@ def test_a_batch_is_what_the_store_holds_in_0_to_1() -> None:
     batch = IMAGES.batch(torch.tensor([2, 0]))
     assert batch.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal((255 * batch.permute(0, 2, 3, 1)).round().numpy(), STORE[[3, 5]])
+
+
+def test_each_image_is_turned_by_its_own_number_of_quarters() -> None:
+    batch = IMAGES.batch(torch.tensor([2, 0, 1, 3]), torch.tensor([1, 0, 3, 2]))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    expected = [np.rot90(STORE[row], quarters) for row, quarters in ((3, 1), (5, 0), (0, 3), (1, 2))]
+    np.testing.assert_array_equal((255 * batch.permute(0, 2, 3, 1)).round().numpy(), expected)
+    np.testing.assert_array_equal(
+        (255 * IMAGES.batch(torch.tensor([2])).permute(0, 2, 3, 1)).round().numpy(), STORE[[3]]
+    )

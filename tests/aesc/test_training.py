@@ -188,6 +188,34 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert_equal(first, second)
 
 
+def test_images_that_look_alike_turned_are_learnt_from_in_all_positions_and_resuming_is_exact(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texture = Pixels(rng.integers(0, 256, (24, SIDE, SIDE, 1)).astype(np.uint8), np.arange(24), CPU)
+
+    def run(wish: str, **options: Any) -> Trained:
+        settings = params("training.images_per_epoch=8", f"training.turns={wish}")
+        return fit(texture, clean(3, seed=2), channels=1, params=settings, device=CPU, **options)
+
+    whole, unturned = run("auto"), run("none")
+    assert whole.turns == (0, 1, 2, 3)
+    assert unturned.turns == (0,)
+    assert not torch.equal(whole.losses, unturned.losses)
+    with pytest.raises(InterruptedTrainingError):
+        run("auto", checkpoint=tmp_path / "parts.pt", checkpoint_seconds=0.0, on_epoch=stop_after(2))
+    resumed = run("auto", checkpoint=tmp_path / "parts.pt", checkpoint_seconds=0.0)
+    assert resumed.resumed_at == 2
+    assert torch.equal(resumed.losses, whole.losses)
+    assert same(weights(resumed), weights(whole))
+
+
+def test_images_with_a_direction_are_learnt_from_as_they_are() -> None:
+    settings = params("training.turns=auto")
+    directed = fit(clean(24, seed=1), clean(3, seed=2), channels=1, params=settings, device=CPU)
+    unturned = fit(clean(24, seed=1), clean(3, seed=2), channels=1, params=params(), device=CPU)
+    assert directed.turns == (0,)
+    assert torch.equal(directed.losses, unturned.losses)
+
+
 def test_resuming_the_best_recipe_is_exact_and_its_rate_rises_and_falls(tmp_path: Path) -> None:
     recipe = ("corruption.kind=structured", "corruption.kept_noise=0.05", "network.dropout_in_training=true")
     recipe += ("network.segmentation=true", "training.loss=charbonnier")

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from aesc.files import read_json
+from tasks.summary import to_markdown
 from tests.commands import Project
 from tests.flows.conftest import RETRAIN, TINY, Imports
 from tests.repositories import git
@@ -74,6 +75,15 @@ def test_a_type_without_masks_has_no_pixel_metrics_and_never_zero(trained: dict[
     (row,) = (line for line in summary.splitlines() if line.startswith("| dent |"))
     assert row.endswith("| not available | not available |")
     assert "3 defective images have no mask" in summary
+
+
+def test_the_run_says_in_which_positions_images_were_learnt_from(
+    trained: dict[str, Any], run_folder: Path, client: MlflowClient
+) -> None:
+    assert trained["turned_by"] == [0]
+    assert client.get_run(trained["mlflow_run_id"]).data.tags["turned_by"] == "0"
+    assert "turned by" not in (run_folder / "summary.md").read_text(encoding="utf-8")
+    assert "turned by 0, 180 degrees" in to_markdown({**trained, "turned_by": [0, 180]})
 
 
 def test_scores_have_one_row_an_image_with_its_verdict(
