@@ -46,7 +46,7 @@ class Pixels:
             on_gpu = self._device.type == "cuda"
             pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
         if turns is not None:
-            _turn(pixels, turns)
+            pixels = _turned(pixels, turns)
         return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
     def batches(self, size: int, *, most: int | None = None) -> Iterator[Tensor]:
@@ -55,10 +55,13 @@ class Pixels:
             yield self.batch(indices)
 
 
-def _turn(pixels: Tensor, turns: Tensor) -> None:
-    """Turn each of batch x side x side x channels, in place; which ones is known without asking the device."""
-    for number in (1, 2, 3):
-        at = (turns == number).nonzero()[:, 0]
-        if len(at):
-            where = at.to(pixels.device, non_blocking=True)
-            pixels[where] = torch.rot90(pixels[where], number, dims=(1, 2))
+def _turned(pixels: Tensor, turns: Tensor) -> Tensor:
+    """Each of batch x side x side x channels, turned. No device is asked which ones are, nor written to by index: where
+    PyTorch is to be deterministic it looks at such an index first.
+    """
+    found = pixels
+    for number in turns.unique().tolist():
+        if number:
+            here = (turns == number)[:, None, None, None].to(pixels.device, non_blocking=True)
+            found = torch.where(here, torch.rot90(pixels, number, dims=(1, 2)).contiguous(), found)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from aesc.training_step import TrainingStep
 from aesc.turns import UNTURNED, Turns, allowed_turns, draw_turns
 
 CHECKPOINT_SECONDS = 20.0
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,11 @@ class Trained:
     resumed_at: int = 0
     turns: Turns = UNTURNED
 
+    @property
+    def turned_by(self) -> list[int]:
+        """The turns in degrees."""
+        return [90 * quarters for quarters in self.turns]
+
 
 @dataclass
 class _State:
@@ -69,6 +73,7 @@ class _State:
     losses: list[Tensor] = field(default_factory=list)  # of each epoch, on the CPU
     best_epoch: int = 0
     history: list[Epoch] = field(default_factory=list)
+    turns: Turns = UNTURNED
 
 
 def fit(
@@ -103,9 +108,10 @@ def fit(
     """
     make_deterministic(device)
     multiply_in_float32()
-    turns = allowed_turns(train, params.training.turns)
     state = _start(channels, params, device)
     resumed_at = _resume(state, checkpoint, fingerprint, device) if checkpoint else 0
+    if not resumed_at:  # what was resumed goes on as it began
+        state.turns = allowed_turns(train, params.training.turns)
     began = time.monotonic() - (state.history[-1].seconds if state.history else 0.0)
     saved = time.monotonic()
     settings = params.training
@@ -125,7 +131,7 @@ def fit(
             if left is not None and left <= 0:
                 break
             losses, loss = _train_epoch(
-                state, train, turns, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
+                state, train, params=params, device=device, epoch=epoch, progress=progress, most_steps=left
             )
             state.losses.append(losses)
             rate = state.step.rate
@@ -150,7 +156,7 @@ def fit(
     state.network.load_state_dict(state.best)
     state.network.eval()
     losses = torch.cat(state.losses) if state.losses else torch.empty(0)
-    return Trained(state.network, losses, state.history, state.best_epoch, resumed_at, turns)
+    return Trained(state.network, losses, state.history, state.best_epoch, resumed_at, state.turns)
 
 
 def _start(channels: int, params: Params, device: torch.device) -> _State:
@@ -167,7 +173,6 @@ def _start(channels: int, params: Params, device: torch.device) -> _State:
 def _train_epoch(
     state: _State,
     train: Pixels,
-    turns: Turns,
     *,
     params: Params,
     device: torch.device,
@@ -180,19 +185,19 @@ def _train_epoch(
     state.step.begin_epoch(epoch)
     state.network.train()
     order = _order(len(train), settings.images_per_epoch, settings.seed, epoch)
-    turned = draw_turns(turns, len(order), seed=settings.seed, epoch=epoch)
     whole = order.split(settings.batch_size)
-    turned_by = itertools.repeat(None) if turned is None else turned.split(settings.batch_size)
-    batches = whole[:most_steps]
+    turned = draw_turns(state.turns, len(order), seed=settings.seed, epoch=epoch)
+    quarters = [None] * len(whole) if turned is None else turned.split(settings.batch_size)
+    batches = list(zip(whole, quarters, strict=True))[:most_steps]
     losses = torch.empty(len(batches), device=device)  # stay on the device: no synchronisation inside an epoch
-    for step, (indices, quarters) in enumerate(zip(batches, turned_by, strict=False)):
+    for step, (indices, turns) in enumerate(batches):
         if settings.schedule == "cosine":
             share = cosine_share((epoch + step / len(whole)) / settings.epochs)
             set_rate(state.step.optimiser, settings.learning_rate * share)
-        losses[step] = state.step(train, indices, quarters)
+        losses[step] = state.step(train, indices, turns)
         progress(len(indices))
     found = losses.cpu()
-    sizes = torch.tensor([len(indices) for indices in batches], dtype=torch.float64)
+    sizes = torch.tensor([len(indices) for indices, _ in batches], dtype=torch.float64)
     return found, float((found.double() * sizes).sum() / sizes.sum())
 
 
@@ -240,6 +245,7 @@ def _save(state: _State, path: Path, fingerprint: str) -> None:
         "schedule": state.schedule.state_dict(),
         "best": state.best,
         "best_epoch": state.best_epoch,
+        "turns": state.turns,
         "losses": state.losses,
         "history": [asdict(epoch) for epoch in state.history],
     }
@@ -274,6 +280,7 @@ def _resume(state: _State, path: Path, fingerprint: str, device: torch.device) -
     state.schedule.load_state_dict(content["schedule"])
     state.best = content["best"]
     state.best_epoch = content["best_epoch"]
+    state.turns = tuple(content["turns"])
     state.losses = [losses.cpu() for losses in content["losses"]]
     state.history = [Epoch(**epoch) for epoch in content["history"]]
     return len(state.history)

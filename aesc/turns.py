@@ -5,10 +5,12 @@ is worth four. Whether that is so is asked of the clean images alone: turned and
 Turns are by quarters, which need no interpolation. Nothing is mirrored: a part that was put in the wrong way round may
 look like one that is mirrored.
 
-Images are described by the means of colours and of differences in four directions, in 16 x 16 cells, and compared by
-the energy distance (Szekely & Rizzo, "Energy statistics: a class of statistics based on distances", Journal of
-Statistical Planning and Inference 143, 2013). If turned images have the same distribution, exchanging any image with
-itself turned changes nothing, which is how the chance of a distance is found.
+Images are described by the means of colours and of differences in four directions, in 16 x 16 cells. As a whole they
+are compared by the energy distance (Szekely & Rizzo, "Energy statistics: a class of statistics based on distances",
+Journal of Statistical Planning and Inference 143, 2013); place by place by the mean of what turning changes there, in
+its standard deviations, the largest of all places: a key or a print is small, but always in one place. How large either
+gets by chance is found by exchanging images with themselves turned at random. (After a half turn that leaves everything
+as it was if the images have no direction; for quarters it does so nearly.)
 """
 
 from __future__ import annotations
@@ -33,14 +35,16 @@ _LEAST_IMAGES = 20  # with fewer a difference may go unseen
 _EXCHANGES = 999
 _LEAST_CHANCE = 0.01
 _LEAST_UNIT = 1e-3
-_NO_DIFFERENCE = 0.02  # of the mean distance of two images: parts that lie a little off the centre turn about it
+_NO_DISTANCE = 0.02  # of the mean distance of two images: parts that lie a little off the centre turn about it
+_NO_MARK = 0.7  # standard deviations: what lies a little off the centre changes the places at its edges by less
+_LEAST_DEVIATION = 0.05  # of what turning changes, in units of the channel: a place that never changes proves nothing
 
 
 def allowed_turns(clean: Pixels, wish: TurnsWish) -> Turns:
     """The quarter turns after which the clean images look as before.
 
     Args:
-        clean: training images; the first 256 of them are looked at.
+        clean: training images; 256 of them, spread over all, are looked at.
         wish: none, or auto for what the images allow.
     """
     if wish == "none" or len(clean) < _LEAST_IMAGES:
@@ -66,7 +70,8 @@ def draw_turns(allowed: Turns, count: int, *, seed: int, epoch: int) -> Tensor |
 
 def _described(clean: Pixels, *, turned_by: int) -> Tensor:
     """images x channels and directions x cells, float64, on the CPU."""
-    batches = clean.batches(_BATCH, most=_IMAGES)
+    spread = torch.linspace(0, len(clean) - 1, min(len(clean), _IMAGES)).long()
+    batches = (clean.batch(indices) for indices in spread.split(_BATCH))
     return torch.cat([_describe(torch.rot90(batch, turned_by, dims=(2, 3))) for batch in batches])
 
 
@@ -87,13 +92,29 @@ def _alike(images: Tensor, turned: Tensor, stream: torch.Generator) -> bool:
     """Whether images x channels x cells and the same images turned may be of one distribution."""
     unit = images.std(dim=(0, 2), keepdim=True) + _LEAST_UNIT  # so that no channel outweighs the others
     plain, other = (images / unit).flatten(1), (turned / unit).flatten(1)
+    signs = 2.0 * torch.randint(2, (_EXCHANGES, len(images)), generator=stream).double() - 1.0
+    return _near_as_a_whole(plain, other, signs) and not _marked(plain - other, signs)
+
+
+def _near_as_a_whole(plain: Tensor, other: Tensor, signs: Tensor) -> bool:
     apart = torch.cdist(plain, plain)
     across = torch.cdist(plain, other)
-    # Of images i and j, one of them turned, how much farther apart they are than both unturned (or both turned).
+    # Of images i and j, one of them turned, how much farther apart they are than both as they are.
     gained = (0.5 * (across + across.T) - apart).fill_diagonal_(0.0)
-    if gained.sum() < _NO_DIFFERENCE * apart.sum():
-        return True
-    signs = 2.0 * torch.randint(2, (_EXCHANGES, len(images)), generator=stream).double() - 1.0
     exchanged = ((signs @ gained) * signs).sum(dim=1)
-    chance = (1 + int((exchanged >= gained.sum()).sum())) / (1 + _EXCHANGES)
-    return chance >= _LEAST_CHANCE
+    return bool(gained.sum() < _NO_DISTANCE * apart.sum()) or _by_chance(gained.sum(), exchanged)
+
+
+def _marked(changes: Tensor, signs: Tensor) -> bool:
+    """Whether some place is changed by turning in one direction."""
+    squares = changes.square().mean(dim=0)
+
+    def largest(means: Tensor) -> Tensor:
+        return (means.abs() / ((squares - means.square()).clamp(min=0.0) + _LEAST_DEVIATION**2).sqrt()).amax(dim=-1)
+
+    found = largest(changes.mean(dim=0))
+    return bool(found >= _NO_MARK) and not _by_chance(found, largest(signs @ changes / len(changes)))
+
+
+def _by_chance(found: Tensor, exchanged: Tensor) -> bool:
+    return (1 + int((exchanged >= found).sum())) / (1 + _EXCHANGES) >= _LEAST_CHANCE

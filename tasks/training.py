@@ -92,10 +92,10 @@ def train_run(
     if trained.resumed_at:
         LOGGER.info("resumed after epoch %d of %d", trained.resumed_at, params.training.epochs)
     write_atomically(run.losses, lambda path: np.save(path, trained.losses.numpy()))
-    degrees = [90 * quarters for quarters in trained.turns]
-    if len(degrees) > 1:
-        LOGGER.info("clean images look alike turned, so they were learnt from turned by %s degrees", degrees)
-    run.update(device=describe_device(device, params.training.precision), turned_by=degrees)
+    if len(trained.turned_by) > 1:
+        degrees = ", ".join(map(str, trained.turned_by))
+        LOGGER.info("clean images look alike turned: the network learnt from them turned by %s degrees", degrees)
+    run.update(device=describe_device(device, params.training.precision), turned_by=trained.turned_by)
     if most_steps is not None:
         return ""
     _write_history(run.history, trained.history)

@@ -30,6 +30,7 @@ def test_no_step_waits_for_the_gpu(kind: str, resident: bool, monkeypatch: pytes
     store = np.random.default_rng(0).integers(0, 255, (12, 128, 128, 3)).astype(np.uint8)
     pixels = Pixels(store, np.arange(12), device)
     state = _start(3, params, device)
+    state.turns = (0, 1, 2, 3)
     done = 0
 
     def progress(images: int) -> None:

@@ -37,9 +37,9 @@ def lit(rng: np.random.Generator) -> NDArray[np.float64]:
     return noise(rng, 2.0, 2.0) + np.linspace(0.1, -0.1, SIDE)[:, None]
 
 
-def bar(rng: np.random.Generator, angle: float) -> NDArray[np.float64]:
-    """A slender part with a head at one end."""
-    rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + rng.uniform(-2, 2, (2, 1, 1))
+def bar(rng: np.random.Generator, angle: float, *, off: float = 0.0) -> NDArray[np.float64]:
+    """A slender part with a head at one end, that lies about `off` pixels from the middle."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 - off + rng.uniform(-2, 2, (2, 1, 1))
     along, across = rows * np.cos(angle) + columns * np.sin(angle), columns * np.cos(angle) - rows * np.sin(angle)
     width = np.where(along > 12, 9, 4)
     return 0.8 - 0.5 * ((np.abs(across) < width) & (np.abs(along) < 22)) + 0.01 * rng.normal(size=(SIDE, SIDE))
@@ -49,12 +49,30 @@ def lying_anywhere(rng: np.random.Generator) -> NDArray[np.float64]:
     return bar(rng, rng.uniform(0.0, 2 * np.pi))
 
 
+def lying_anywhere_off_the_middle(rng: np.random.Generator) -> NDArray[np.float64]:
+    return bar(rng, rng.uniform(0.0, 2 * np.pi), off=0.7)
+
+
 def lying_one_way(rng: np.random.Generator) -> NDArray[np.float64]:
     return bar(rng, rng.normal(0.0, 0.2))
 
 
 def lying_either_way(rng: np.random.Generator) -> NDArray[np.float64]:
     return bar(rng, rng.choice([0.0, np.pi]) + rng.normal(0.0, 0.2))
+
+
+def ring_with_a_key(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Alike from all sides, but for four pixels."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + rng.uniform(-1, 1, (2, 1, 1))
+    distance = np.hypot(rows, columns)
+    found = 0.8 - 0.5 * ((distance > 14) & (distance < 22)) + 0.02 * rng.normal(size=(SIDE, SIDE))
+    return np.where((np.abs(rows) < 2) & (np.abs(columns - 18) < 2), 0.8, found)
+
+
+def marked_texture(rng: np.random.Generator) -> NDArray[np.float64]:
+    found = texture(rng)
+    found[10:16, 40:46] -= 0.2
+    return found
 
 
 def images(draw: Draw, count: int, *, seed: int = 0, channels: int = 1) -> Pixels:
@@ -73,10 +91,16 @@ def images(draw: Draw, count: int, *, seed: int = 0, channels: int = 1) -> Pixel
         (lying_either_way, (0, 2)),
         (lit, (0,)),
         (lying_one_way, (0,)),
+        (ring_with_a_key, (0,)),
+        (marked_texture, (0,)),
     ],
 )
 def test_images_are_turned_as_far_as_they_look_alike(draw: Draw, expected: tuple[int, ...], count: int) -> None:
     assert allowed_turns(images(draw, count), "auto") == expected
+
+
+def test_a_part_that_lies_a_little_off_the_middle_turns_about_it() -> None:
+    assert allowed_turns(images(lying_anywhere_off_the_middle, 160), "auto") == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
