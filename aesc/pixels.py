@@ -41,12 +41,15 @@ class Pixels:
         # Without waiting for the device: PyTorch would synchronise with it at every plain copy.
         if self._resident is not None:
             pixels = self._resident[indices.to(self._device, non_blocking=True)]
+            if turns is not None:
+                pixels = _turned_on_device(pixels, turns)
         else:
-            pixels = torch.from_numpy(self._store[self._rows[indices.numpy()]])
+            gathered = self._store[self._rows[indices.numpy()]]
+            if turns is not None:
+                _turn(gathered, turns)
+            pixels = torch.from_numpy(gathered)
             on_gpu = self._device.type == "cuda"
             pixels = (pixels.pin_memory() if on_gpu else pixels).to(self._device, non_blocking=on_gpu)
-        if turns is not None:
-            pixels = _turned(pixels, turns)
         return pixels.permute(0, 3, 1, 2).float().div_(255.0)
 
     def batches(self, size: int, *, most: int | None = None) -> Iterator[Tensor]:
@@ -55,9 +58,17 @@ class Pixels:
             yield self.batch(indices)
 
 
-def _turned(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Each of batch x side x side x channels, turned. No device is asked which ones are, nor written to by index: where
-    PyTorch is to be deterministic it looks at such an index first.
+def _turn(pixels: npt.NDArray[np.uint8], turns: Tensor) -> None:
+    """Turn each of batch x side x side x channels, in place; all channels of a pixel are moved at once."""
+    whole = pixels.view(np.dtype((np.void, pixels.shape[-1])))[..., 0]
+    for image, quarters in zip(whole, turns.tolist(), strict=True):
+        if quarters:
+            image[:] = np.rot90(image, quarters).copy()
+
+
+def _turned_on_device(pixels: Tensor, turns: Tensor) -> Tensor:
+    """The same, as another batch. No device is asked which images are turned, nor written to by index: where PyTorch is
+    to be deterministic it looks at such an index first.
     """
     found = pixels
     for number in turns.unique().tolist():
