@@ -55,6 +55,12 @@ class RunFolder(StateFolder):
             )
         return super().state
 
+    @property
+    def turned_by(self) -> list[int]:
+        """What its training turned images by, in degrees; runs of before that was possible turned nothing."""
+        turned: list[int] = self.state.get("turned_by", [0])
+        return turned
+
     def params(self) -> Params:
         """The run's parameters."""
         return Params.model_validate_json(self.params_file.read_text(encoding="utf-8"))

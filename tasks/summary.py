@@ -63,7 +63,7 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "seed": point.seed,
         "metric_version": metrics["metric_version"],
         "detectability": detectability_of(run),
-        "turned_by": state.get("turned_by", [0]),  # earlier versions of this project turned nothing
+        "turned_by": run.turned_by,
         "device": state["device"]["device"],
         "seconds": round(sum(state["seconds"].values()), 2),
         "seconds_by_stage": state["seconds"],

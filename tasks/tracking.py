@@ -104,7 +104,7 @@ def log_run(run: RunFolder) -> str:
         "strategy": metrics["strategy"],
         "metric_version": metrics["metric_version"],
         "synthetic_defects": str(metrics["synthetic_defects"]),
-        "turned_by": ", ".join(map(str, state.get("turned_by", [0]))),
+        "turned_by": ", ".join(map(str, run.turned_by)),
         FLOW_RUN_TAG: flow_run.id,
         **{f"device.{key}": str(value) for key, value in state["device"].items()},
         **{f"version.{key}": value for key, value in library_versions().items()},
