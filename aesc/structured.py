@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aesc.params import FILLS, Fill, Structured
+from aesc.plain_ground import cell_weights, off_plain_ground
 
 BANK_SIDE = 512
 _BANK_SEED = 7
@@ -71,12 +72,12 @@ def paint_structured(
     Returns:
         Where they were changed: batch x 1 x side x side, bool (a pixel of a soft edge counts from opacity 0.3).
     """
-    batch, channels, side, _ = images.shape
+    batch, _, side, _ = images.shape
     pixels = images.permute(0, 2, 3, 1)
     source = pixels.clone() if original is None else original.permute(0, 2, 3, 1)
     mask = torch.zeros(batch, side, side, dtype=torch.bool, device=images.device)
     bank = _bank(images.device)
-    for draw in _draw(batch, channels, side, params, generator, images.device):
+    for draw in _draw(images, params, generator):
         if images.device.type == "cpu":
             blobs = map(_Draw._make, zip(*(value.split(1) for value in draw), strict=True))
             there = draw.there.flatten().tolist()
@@ -88,10 +89,10 @@ def paint_structured(
     return mask[:, None]
 
 
-def _draw(
-    batch: int, channels: int, side: int, params: Structured, generator: torch.Generator, device: torch.device
-) -> list[_Draw]:
+def _draw(images: Tensor, params: Structured, generator: torch.Generator) -> list[_Draw]:
     """Everything random, for each blob number in turn."""
+    batch, channels, side, _ = images.shape
+    device = images.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
@@ -99,6 +100,12 @@ def _draw(
     def integer(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, (batch, *shape), generator=generator, device=device)
 
+    def place() -> Tensor:
+        anywhere = integer(0, side, 2)
+        return anywhere if weights is None else off_plain_ground(anywhere, weights, side)
+
+    most = params.on_plain_ground
+    weights = cell_weights(images, most_on_plain=most) if most < 1.0 else None
     count = integer(1, params.blobs + 1, 1, 1)
     allowed = _numbers(params.fills, device)
     draws = []
@@ -134,7 +141,7 @@ def _draw(
                 bend=uniform(-params.bend, params.bend, 1, 1) / long,
                 edge=edge,
                 opacity=uniform(*params.opacity, 1, 1),
-                centre=integer(0, side, 2),
+                centre=place(),
                 outline=integer(0, len(_OUTLINES)),
                 texture=integer(len(_OUTLINES), len(_OUTLINES) + len(_TEXTURES)),
                 at=integer(0, BANK_SIDE, 4),

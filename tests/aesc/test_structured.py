@@ -53,7 +53,7 @@ def test_painting_whole_images_gives_what_a_box_for_each_blob_does() -> None:
     painted, mask = paint(images)
     pixels = images.permute(0, 2, 3, 1).clone()
     whole = torch.zeros(8, SIDE, SIDE, dtype=torch.bool)
-    for draw in _draw(8, 3, SIDE, PARAMS, torch.Generator().manual_seed(1), images.device):
+    for draw in _draw(images, PARAMS, torch.Generator().manual_seed(1)):
         _paint_whole(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS)
     torch.testing.assert_close(pixels.permute(0, 3, 1, 2), painted)
     assert torch.equal(whole[:, None], mask)
@@ -103,3 +103,33 @@ def test_sizes_follow_the_parameters() -> None:
     small = PARAMS.model_copy(update={"size": (0.02, 0.03), "blobs": 1})
     large = PARAMS.model_copy(update={"size": (0.2, 0.25), "blobs": 1, "aspect": 0.8})
     assert paint(noise(16), params=small)[1].sum() * 10 < paint(noise(16), params=large)[1].sum()
+
+
+def small_part_on_plain_ground() -> torch.Tensor:
+    images = torch.full((64, 3, SIDE, SIDE), 0.5)
+    images[..., 48:, 48:] = noise(64)[..., 48:, 48:]
+    return images
+
+
+def test_most_blobs_lie_on_a_small_part() -> None:
+    def on_the_part(most_on_plain: float) -> float:
+        params = PARAMS.model_copy(update={"on_plain_ground": most_on_plain, "blobs": 1, "size": (0.02, 0.05)})
+        _, mask = paint(small_part_on_plain_ground(), params=params)
+        return float(mask[..., 44:, 44:].sum() / mask.sum())
+
+    assert on_the_part(1.0) < 0.25
+    assert on_the_part(0.4) == pytest.approx(0.6, abs=0.2)
+    assert on_the_part(0.0) > 0.85
+
+
+def test_an_image_that_shows_something_everywhere_is_painted_as_if_it_were_not_asked() -> None:
+    anywhere = PARAMS.model_copy(update={"on_plain_ground": 1.0})
+    assert torch.equal(paint(noise(16))[0], paint(noise(16), params=anywhere)[0])
+    part = small_part_on_plain_ground()
+    assert not torch.equal(paint(part)[0], paint(part, params=anywhere)[0])
+
+
+def test_a_record_from_before_blobs_kept_off_plain_ground_means_anywhere() -> None:
+    content = PARAMS.model_dump()
+    del content["on_plain_ground"]
+    assert Structured.model_validate(content).on_plain_ground == 1.0
