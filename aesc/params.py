@@ -98,7 +98,7 @@ class Structured(Section):
     bend: Annotated[float, Field(ge=0.0, le=1.0)]  # of the long axis, semi-axes at its end
     irregularity: Annotated[float, Field(ge=0.0, le=1.0)]  # of the outline
     softest_edge: Share  # of the image side
-    on_plain_ground: Share = 1.0  # of the blobs, at most, where an image shows nothing; older records do not say
+    on_plain_ground: Share = 1.0  # of the centres, at most, where an image shows nothing; older records do not say
     opacity: Annotated[tuple[Share, Share], Field(strict=False)]
     fills: Annotated[tuple[Fill, ...], Field(strict=False, min_length=1)]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aesc.params import FILLS, Fill, Structured
-from aesc.plain_ground import cell_weights, off_plain_ground
+from aesc.plain_ground import drawn_cells, off_plain_ground
 
 BANK_SIDE = 512
 _BANK_SEED = 7
@@ -100,12 +100,13 @@ def _draw(images: Tensor, params: Structured, generator: torch.Generator) -> lis
     def integer(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, (batch, *shape), generator=generator, device=device)
 
+    most = params.on_plain_ground
+    cells = drawn_cells(images, most_on_plain=most) if most < 1.0 else None
+
     def place() -> Tensor:
         anywhere = integer(0, side, 2)
-        return anywhere if weights is None else off_plain_ground(anywhere, weights, side)
+        return anywhere if cells is None else off_plain_ground(anywhere, cells, side)
 
-    most = params.on_plain_ground
-    weights = cell_weights(images, most_on_plain=most) if most < 1.0 else None
     count = integer(1, params.blobs + 1, 1, 1)
     allowed = _numbers(params.fills, device)
     draws = []
