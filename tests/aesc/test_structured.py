@@ -25,6 +25,12 @@ def noise(batch: int, channels: int = 3) -> torch.Tensor:
     return torch.rand(batch, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
 
 
+def small_part_on_plain_ground() -> torch.Tensor:
+    images = torch.full((64, 3, SIDE, SIDE), 0.5)
+    images[..., 48:, 48:] = noise(64)[..., 48:, 48:]
+    return images
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_same_seed_paints_the_same_and_every_image_gets_something(channels: int) -> None:
     images = noise(16, channels)
@@ -47,12 +53,13 @@ def test_what_is_marked_has_changed_and_what_is_far_from_it_has_not() -> None:
     assert changed[~mask].float().mean() < 0.05
 
 
-def test_painting_whole_images_gives_what_a_box_for_each_blob_does() -> None:
+@pytest.mark.parametrize("plain_ground", [False, True])
+def test_painting_whole_images_gives_what_a_box_for_each_blob_does(plain_ground: bool) -> None:
     """A GPU paints on whole images; the pixels must not depend on it."""
-    images = noise(8)
+    images = small_part_on_plain_ground() if plain_ground else noise(8)
     painted, mask = paint(images)
     pixels = images.permute(0, 2, 3, 1).clone()
-    whole = torch.zeros(8, SIDE, SIDE, dtype=torch.bool)
+    whole = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)
     for draw in _draw(images, PARAMS, torch.Generator().manual_seed(1)):
         _paint_whole(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS)
     torch.testing.assert_close(pixels.permute(0, 3, 1, 2), painted)
@@ -103,12 +110,6 @@ def test_sizes_follow_the_parameters() -> None:
     small = PARAMS.model_copy(update={"size": (0.02, 0.03), "blobs": 1})
     large = PARAMS.model_copy(update={"size": (0.2, 0.25), "blobs": 1, "aspect": 0.8})
     assert paint(noise(16), params=small)[1].sum() * 10 < paint(noise(16), params=large)[1].sum()
-
-
-def small_part_on_plain_ground() -> torch.Tensor:
-    images = torch.full((64, 3, SIDE, SIDE), 0.5)
-    images[..., 48:, 48:] = noise(64)[..., 48:, 48:]
-    return images
 
 
 def test_most_blobs_lie_on_a_small_part() -> None:
