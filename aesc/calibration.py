@@ -1,4 +1,4 @@
-"""Thresholds that carry a promise, and the choice of a strategy, from clean calibration images alone.
+"""Thresholds that carry a promise, and the choices of residual and strategy, from clean calibration images alone.
 
 Split-conformal calibration: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos &
 Bates, "A Gentle Introduction to Conformal Prediction", arXiv 2107.07511. If a new clean image and the n calibration
@@ -12,17 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from aesc.choice import choose
 from aesc.errors import AescError
-from aesc.params import Strategy
+from aesc.params import Detection, ResidualKind, Strategy
 
 PREFERENCE: tuple[Strategy, ...] = ("residual", "combined", "uncertainty")
-_ROUNDING = 1e-12  # of means of numbers in [0, 1]
+_ROUNDING = 1e-12  # of a cumulative probability
 
 
 class Promise(BaseModel):
@@ -55,6 +56,22 @@ class StrategyChoice(BaseModel):
     means: dict[Strategy, float]
     evidence: dict[Strategy, dict[str, float]]
     reason: str
+
+
+class ResidualChoice(BaseModel):
+    """The chosen residual, each one's mean AUROC, the AUROC by residual and kind of corruption, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    residual: ResidualKind
+    means: dict[ResidualKind, float]
+    evidence: dict[ResidualKind, dict[str, float]]
+    reason: str
+
+
+def detection_with(detection: Detection, choice: ResidualChoice | None) -> Detection:
+    """The same with the chosen residual."""
+    return detection if choice is None else detection.model_copy(update={"residual": choice.residual})
 
 
 def conformal_threshold(
@@ -174,50 +191,11 @@ def choose_strategy(
     tie: float,
     error: Callable[[Strategy, Strategy], float],
 ) -> StrategyChoice:
-    """The strategy that best separates clean images from the same images with corruptions not trained on.
-
-    Strategies whose mean is within one standard error of the best, or within `tie`, are tied with it, and the first of
-    residual, combined, uncertainty wins. That is the one-standard-error rule (Hastie, Tibshirani & Friedman, "The
-    Elements of Statistical Learning", section 7.10) with the error of the difference: all are measured on the same
-    images.
-
-    Args:
-        separations: AUROC by strategy, then by kind of corruption; the same kinds for every strategy.
-        tie: the least margin of a tie.
-        error: standard error of the difference of two strategies' means.
-
-    Raises:
-        AescError: no strategy, no kind, kinds that differ, or values outside [0, 1].
+    """The strategy that best separates clean images from the same images with corruptions not trained on; among those
+    that are tied the first of residual, combined, uncertainty (`aesc.choice.choose`: arguments and errors).
     """
-    evidence = {name: dict(separations[name]) for name in PREFERENCE if name in separations}
-    kinds = sorted({kind for found in evidence.values() for kind in found})
-    where = "choice of the strategy"
-    if not kinds or len(evidence) != len(separations):
-        raise AescError(
-            where, f"{dict(separations)}", allowed=f"AUROCs by kind for any of {', '.join(get_args(Strategy))}"
-        )
-    for name, found in evidence.items():
-        if sorted(found) != kinds:
-            raise AescError(where, f"{name} has {sorted(found)}", allowed=f"every kind for every strategy: {kinds}")
-        if not all(0.0 <= value <= 1.0 for value in found.values()):
-            raise AescError(where, f"{name} has {found}", allowed="AUROCs from 0 to 1")
-    means = {name: math.fsum(found.values()) / len(kinds) for name, found in evidence.items()}
-    best = max(means, key=lambda name: means[name])
-    margins = {name: max(tie, error(best, name)) for name in means if name != best}
-    chosen = next(name for name in means if means[best] - means[name] <= margins.get(name, 0.0) + _ROUNDING)
-    others = ", ".join(f"{name} {means[name]:.4f}" for name in means if name != chosen)
-    seen = f"on held-out {' and '.join(kinds)}"
-    if not others:
-        reason = f"{chosen} is the only strategy: mean AUROC {means[chosen]:.4f} {seen}"
-    elif chosen == best:
-        reason = f"{chosen} has the best mean AUROC {seen}: {means[chosen]:.4f}, against {others}"
-    else:
-        within = f"{tie:g}" if margins[chosen] == tie else f"one standard error, {margins[chosen]:.4f},"
-        reason = (
-            f"{chosen} has mean AUROC {means[chosen]:.4f} {seen}, within {within} of the best "
-            f"({best} {means[best]:.4f}), and ties go to {chosen}"
-        )
-    return StrategyChoice(strategy=chosen, means=means, evidence=evidence, reason=reason)
+    found = choose("strategy", separations, preference=PREFERENCE, tie=tie, error=error)
+    return StrategyChoice(strategy=found.chosen, means=found.means, evidence=found.evidence, reason=found.reason)
 
 
 def _exact(alpha: float) -> Fraction:

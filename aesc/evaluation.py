@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from aesc.corruption import corrupt
 from aesc.images import read_mask
-from aesc.params import STRATEGIES, Corruption, LocalKind, Params
+from aesc.params import STRATEGIES, LocalKind, Params
 from aesc.pixels import Pixels
 from aesc.scoring import INFERENCE_BATCH, Scorer
 from aesc.seeding import Stream, generator
@@ -34,7 +35,7 @@ class Job:
 
 
 def held_out_kinds(params: Params) -> list[LocalKind]:
-    """The corruptions that choose the strategy: those asked for, without the one that training uses."""
+    """The corruptions that choose residual and strategy: those asked for, without the one that training uses."""
     return [kind for kind in params.calibration.held_out if kind != params.corruption.kind]
 
 
@@ -56,6 +57,27 @@ def plan_jobs(manifest: pd.DataFrame, params: Params) -> list[Job]:
             jobs.append(Job(clean, "test"))
         jobs += [Job(clean, "test", kind, synthetic=True) for kind in kinds]
     return jobs
+
+
+class JobImages(NamedTuple):
+    """A batch of a job: images, batch x channels x side x side on their device, and what of them was corrupted, batch x
+    1 x side x side, bool; None of images as they are."""
+
+    images: Tensor
+    mask: Tensor | None
+
+
+def job_images(pixels: Pixels, number: int, corruption: LocalKind | None, params: Params) -> Iterator[JobImages]:
+    """The batches of the job of that `number` in `plan_jobs`, which decides what is drawn on its images, `pixels`."""
+    stream = generator(params.training.seed, Stream.HELD_OUT, number)
+    for clean in pixels.batches(INFERENCE_BATCH):
+        if corruption is None:
+            yield JobImages(clean, None)
+            continue
+        # On the CPU, whatever the device: the same images must choose.
+        kind = params.corruption.model_copy(update={"kind": corruption})
+        images, mask = corrupt(clean.cpu(), params=kind, generator=stream)
+        yield JobImages(images.to(clean.device), mask)
 
 
 class TestMaps:
@@ -120,18 +142,11 @@ def evaluate(
     stored = 0
     with tqdm(total=sum(len(job.rows) for job in jobs), unit="img", desc="evaluate", disable=None) as bar:
         for number, job in enumerate(jobs):
-            stream = generator(params.training.seed, Stream.HELD_OUT, number)
             pixels = Pixels(store, np.array([at[index] for index in job.rows.index], dtype=np.int64), device)
-            for start, clean in zip(
-                range(0, len(pixels), INFERENCE_BATCH), pixels.batches(INFERENCE_BATCH), strict=True
-            ):
-                batch = job.rows.iloc[start : start + len(clean)]
-                images, drawn = clean, None
-                if job.corruption:
-                    # On the CPU, whatever the device: the same images must choose the strategy.
-                    kind = _of_kind(params.corruption, job.corruption)
-                    images, drawn = corrupt(clean.cpu(), params=kind, generator=stream)
-                    images = images.to(device)
+            start = 0
+            for images, drawn in job_images(pixels, number, job.corruption, params):
+                batch = job.rows.iloc[start : start + len(images)]
+                start += len(images)
                 scored = scorer(images)
                 frame = _describe(batch, job, drawn)
                 for name, values in scored.scores.items():
@@ -148,10 +163,6 @@ def evaluate(
                 frames.append(frame)
                 bar.update(len(batch))
     return pd.concat(frames, ignore_index=True)
-
-
-def _of_kind(corruption: Corruption, kind: LocalKind) -> Corruption:
-    return corruption.model_copy(update={"kind": kind})
 
 
 def _describe(batch: pd.DataFrame, job: Job, drawn: Tensor | None) -> pd.DataFrame:

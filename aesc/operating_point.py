@@ -8,7 +8,15 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aesc.abstention import Abstention, abstention_band
-from aesc.calibration import Promise, StrategyChoice, choose_strategy, conformal_threshold, pixel_threshold
+from aesc.calibration import (
+    Promise,
+    ResidualChoice,
+    StrategyChoice,
+    choose_strategy,
+    conformal_threshold,
+    detection_with,
+    pixel_threshold,
+)
 from aesc.errors import AescError
 from aesc.files import read_json, write_json
 from aesc.params import STRATEGIES, Detection, Params, Strategy
@@ -41,6 +49,7 @@ class OperatingPoint(BaseModel):
     divisors_sha256: str = ""  # of what maps are divided by; "" for nothing
     strategy: Strategy
     choice: StrategyChoice | None
+    residual_choice: ResidualChoice | None = None  # None where nothing was to choose from
     image_promises: dict[Strategy, Promise]
     pixel_promises: dict[Strategy, Promise]
     abstentions: dict[Strategy, Abstention]
@@ -101,12 +110,14 @@ def calibrate(
     channels: int,
     scales: Scales,
     divisors_sha256: str = "",
+    residual_choice: ResidualChoice | None = None,
 ) -> OperatingPoint:
     """Choose the strategy and the thresholds from calibration images alone.
 
     Args:
         scores: one row an image with columns path, split, corruption ("" for the image as it is) and
             `<strategy>_<score>`; only rows of the split "calibration" are looked at.
+        residual_choice: by which they were scored; None for `detection.residual`.
 
     Raises:
         AescError: the promise cannot be kept and `calibration.on_shortage` is "stop".
@@ -141,11 +152,12 @@ def calibrate(
         image_size=params.data.image_size,
         channels=channels,
         max_megapixels=params.data.max_megapixels,
-        detection=params.detection,
+        detection=detection_with(params.detection, residual_choice),
         scales=scales,
         divisors_sha256=divisors_sha256,
         strategy=strategy,
         choice=choice,
+        residual_choice=residual_choice,
         image_promises=image_promises,
         pixel_promises={
             name: pixel_threshold(

@@ -176,6 +176,7 @@ class Calibration(Section):
     abstention_rate: Annotated[float, Field(ge=0.0, lt=1.0)]  # most clean images that abstain: see aesc/abstention.py
     on_shortage: Literal["attain", "stop"]
     held_out: Annotated[tuple[LocalKind, ...], Field(strict=False, min_length=1)]
+    residuals: Annotated[tuple[ResidualKind, ...], Field(strict=False)] = ()  # that may take detection.residual's place
     tie: Share  # a lead in AUROC below this, or below its standard error, is a tie, and ties go to the residual
 
 
@@ -276,11 +277,15 @@ class Params(Section):
                 f"network.segmentation is true but corruption.kind is {self.corruption.kind}, which has no place to "
                 "mark; allowed: another corruption, or network.segmentation false"
             )
-        if self.detection.whiten and self.detection.residual == "features":
-            yield (
-                "detection.whiten is true but detection.residual is features, which compares no pixels; "
-                "allowed: residual pixels, both or all, or whiten false"
-            )
+        for name, kinds in (
+            ("detection.residual", (self.detection.residual,)),
+            ("calibration.residuals", self.calibration.residuals),
+        ):
+            if self.detection.whiten and "features" in kinds:
+                yield (
+                    f"detection.whiten is true but {name} is features, which compares no pixels; "
+                    "allowed: pixels, both or all, or whiten false"
+                )
         if set(self.calibration.held_out) == {self.corruption.kind}:
             others = [kind for kind in get_args(LocalKind) if kind != self.corruption.kind]
             yield (

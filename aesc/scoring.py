@@ -15,7 +15,7 @@ from aesc.normalisation import Divisors, MapName, divisor
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
 from aesc.pixels import Pixels
 from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts, smoothed_logits
-from aesc.segmentation import LogitScale, weighed
+from aesc.segmentation import WEIGHT, LogitScale, weighed
 from aesc.whitening import Covariance, Matrix
 
 INFERENCE_BATCH = 16
@@ -179,7 +179,7 @@ def _logit_scale(logits: Tensor, *, top_fraction: float) -> LogitScale:
     level = logits.mean().item()
     above = (logits - level).clamp(min=0.0)
     unit = image_scores(above, "top", top_fraction=top_fraction).mean().item()
-    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT))
+    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT), weight=WEIGHT)
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

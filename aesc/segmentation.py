@@ -23,16 +23,18 @@ _MAPS = 32  # of a place; twice as many at an eighth of the side
 _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted
 _FOCUS = 2.0  # exponent of the focal loss
-_WEIGHT = 0.5  # the residual is half as large again where as much is marked as at the top of clean images
+WEIGHT = 2.0  # the residual is three times as large where as much is marked as at the top of clean images
 
 
 class LogitScale(BaseModel):
-    """What the logits of clean images are like: their mean, and how far the top of a clean image's map lies above."""
+    """What the logits of clean images are like: their mean, and how far the top of a clean image's map lies above; and
+    how much so much more weighs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: float
     unit: float = Field(gt=0.0)
+    weight: float = Field(default=0.5, gt=0.0)  # operating points of before it was raised do not say
 
 
 class SegmentationHead(nn.Module):
@@ -105,4 +107,4 @@ def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 def weighed(residual: Tensor, logits: Tensor, scale: LogitScale) -> Tensor:
     """The residual, larger where the head marks more than is usual on clean images; all batch x side x side."""
-    return residual * (1.0 + _WEIGHT / scale.unit * (logits - scale.level).clamp(min=0.0))
+    return residual * (1.0 + scale.weight / scale.unit * (logits - scale.level).clamp(min=0.0))

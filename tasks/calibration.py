@@ -9,7 +9,7 @@ import pandas as pd
 from prefect import task
 
 from aesc.files import read_json, write_atomically, write_json
-from tasks.evaluation import DIVISORS, SCALES
+from tasks.evaluation import DIVISORS, RESIDUAL_CHOICE, SCALES
 from tasks.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     """Calibrate, save the detector, and write metrics, score table and figures; the strategy."""
     import torch
 
+    from aesc.calibration import ResidualChoice
     from aesc.detector import Detector
     from aesc.normalisation import load_divisors
     from aesc.operating_point import calibrate
@@ -37,6 +38,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     network, description = load_network(run.network, device=cpu)
     reference = read_json(run.evaluation / SCALES)
     divisors_sha256 = reference.pop(DIVISORS)
+    residual_choice = reference.pop(RESIDUAL_CHOICE)
     divisors = load_divisors(run.evaluation, sha256=divisors_sha256, device=cpu)
     point = calibrate(
         scores,
@@ -47,6 +49,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
         channels=description.channels,
         scales=Scales.model_validate(reference),
         divisors_sha256=divisors_sha256,
+        residual_choice=residual_choice and ResidualChoice.model_validate(residual_choice),
     )
     Detector(network, point, divisors).save(run.detector)
     _say_promise(point)
@@ -80,6 +83,7 @@ def draw_figures(category: str, run_folder: str) -> str:
 
 
 def _say_promise(point: OperatingPoint) -> None:
-    if point.choice:
-        LOGGER.info(point.choice.reason)
+    for choice in (point.residual_choice, point.choice):
+        if choice:
+            LOGGER.info(choice.reason)
     (LOGGER.info if point.promise.kept else LOGGER.warning)(point.promise.message)

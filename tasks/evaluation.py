@@ -12,16 +12,19 @@ from tasks.training import decoded
 
 SCALES = "scales.json"
 DIVISORS = "divisors_sha256"
+RESIDUAL_CHOICE = "residual_choice"
 
 
 @task(task_run_name="evaluate {category}")
 def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     """Score calibration images, clean and corrupted, and the test set; the path of the scores."""
+    from aesc.calibration import detection_with
     from aesc.device import multiply_in_float32, resolve_device
     from aesc.evaluation import evaluate
     from aesc.normalisation import save_divisors
     from aesc.pixels import Pixels
-    from aesc.scoring import Scorer, measure_reference
+    from aesc.residual_choice import choose_residual
+    from aesc.scoring import Scorer
     from aesc.weights import load_network
 
     run = RunFolder(run_folder)
@@ -30,10 +33,17 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     multiply_in_float32()
     network, _ = load_network(run.network, device=device)
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
-    validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)
-    seed = params.training.seed
-    scales, divisors = measure_reference(network, validation, detection=params.detection, seed=seed)
-    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
+    validation, calibration = (
+        Pixels(store, rows[(manifest["split"] == split).to_numpy()], device) for split in ("validation", "calibration")
+    )
+    choice, (scales, divisors) = choose_residual(network, validation=validation, calibration=calibration, params=params)
+    scorer = Scorer(
+        network,
+        detection=detection_with(params.detection, choice),
+        seed=params.training.seed,
+        scales=scales,
+        divisors=divisors,
+    )
     scores = evaluate(
         scorer,
         manifest,
@@ -44,6 +54,13 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
         params=params,
         device=device,
     )
-    write_json(run.evaluation / SCALES, {**scales.model_dump(), DIVISORS: save_divisors(divisors, run.evaluation)})
+    write_json(
+        run.evaluation / SCALES,
+        {
+            **scales.model_dump(),
+            DIVISORS: save_divisors(divisors, run.evaluation),
+            RESIDUAL_CHOICE: choice and choice.model_dump(),
+        },
+    )
     write_atomically(run.scores, scores.to_parquet)
     return str(run.scores)
