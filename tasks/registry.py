@@ -348,6 +348,7 @@ def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
         "seed": str(metrics["seed"]),
         "weights_sha256": metrics["weights_sha256"],
         "strategy": metrics["strategy"],
+        "residual": point["detection"]["residual"],
         "threshold": f"{promise['threshold']:.9g}",
         "promised_false_alarm_rate": f"{promise['attained']:.6g}",
         "promised_abstention_rate": f"{abstention['attained']:.6g}",

@@ -45,6 +45,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "aliases": state.get("aliases", []),
         "strategy": point.strategy,
         "strategy_reason": point.choice.reason if point.choice else "set by detection.strategy",
+        "residual": point.detection.residual,
+        "residual_reason": point.residual_choice.reason if point.residual_choice else "set by detection.residual",
         "image_score": metrics["image_score"],
         "threshold": point.promise.threshold,
         **{name: overall[name] for name in SHOWN},
@@ -102,7 +104,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
             f"# {summary['category']}: {summary['model']} version {summary['model_version']}"
             f" ({', '.join(summary['aliases']) or 'no alias'})",
             "",
-            f"Strategy **{summary['strategy']}** by `{summary['image_score']}`: {summary['strategy_reason']}.",
+            f"Strategy **{summary['strategy']}** by `{summary['image_score']}`: {summary['strategy_reason']}. "
+            f"Residual **{summary['residual']}**: {summary['residual_reason']}.",
             "",
             *(note + "\n" for note in notes),
             f"| metric | value | {100 * summary['confidence']:g} % interval |",

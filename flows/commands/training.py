@@ -125,6 +125,7 @@ def _headline(summary: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{summary['model']} version {summary['model_version']} ({', '.join(summary['aliases']) or 'no alias'})",
+            f"  residual      {summary['residual']}: {summary['residual_reason']}",
             f"  strategy      {summary['strategy']}: {summary['strategy_reason']}",
             f"  image AUROC   {number('image_auroc')}, pixel AUROC {number('pixel_auroc')}, AUPRO {number('aupro')}",
             f"                on {n['test_good']} good and {n['test_defective']} defective test images{made_up},"

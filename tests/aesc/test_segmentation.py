@@ -103,6 +103,14 @@ def test_the_residual_grows_where_more_is_marked_than_on_clean_images_and_never_
     torch.testing.assert_close(found, torch.tensor([[[3.0, 3.0, 3.75, 4.5]]]))
 
 
+def test_what_was_calibrated_with_less_weight_keeps_it() -> None:
+    """Operating points of before it was raised do not say how much the head weighs."""
+    residual, logits = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 2.0)
+    before = LogitScale.model_validate({"level": -2.0, "unit": 4.0})
+    assert weighed(residual, logits, before).item() == pytest.approx(4.5)
+    assert weighed(residual, logits, before.model_copy(update={"weight": 2.0})).item() == pytest.approx(9.0)
+
+
 def test_the_autoencoder_learns_as_without_it() -> None:
     """Bit for bit: no gradient comes from the head, its weights are drawn last, and in training it draws nothing."""
     with_head, without = (trained(f"network.segmentation={flag}") for flag in ("true", "false"))
@@ -146,6 +154,7 @@ def test_scores_use_it(learnt: AESc) -> None:
     assert ours.maps["residual"].mean() > 1.02 * without.maps["residual"].mean()
     assert reference.scales.residual == pytest.approx(ours.maps["residual"].median().item(), rel=1e-4)
     assert scale.level == pytest.approx(logits.mean().item(), rel=1e-4)
+    assert scale.weight == 2.0
     highest = (logits - scale.level).clamp(min=0.0).flatten(1).topk(round(0.005 * SIDE**2)).values
     assert scale.unit == pytest.approx(highest.mean().item(), rel=1e-4)
 

@@ -47,6 +47,8 @@ def test_report_says_what_was_trained_on_what_and_how_good_it_is(
     assert (trained["model"], trained["model_version"]) == (MODEL, "1")
     assert trained["aliases"] == ["challenger", "champion"]
     assert trained["strategy"] in ("residual", "uncertainty", "combined")
+    assert trained["residual"] in ("pixels", "both")
+    assert "mean AUROC" in trained["residual_reason"]
     assert trained["threshold"] == trained["promise"]["threshold"] > 0
     for name in ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "aupro"):
         low, high = trained["intervals"][name]
@@ -172,7 +174,7 @@ def test_model_version_carries_its_operating_point(trained: dict[str, Any], clie
     assert tags["data_version"] == trained["data_version"]
     assert tags["git_commit"] == trained["git_commit"]
     assert tags["weights_sha256"] == trained["weights_sha256"]
-    assert tags["strategy"] == trained["strategy"]
+    assert (tags["strategy"], tags["residual"]) == (trained["strategy"], trained["residual"])
     assert float(tags["threshold"]) == pytest.approx(trained["threshold"], rel=1e-8)
     assert float(tags["promised_false_alarm_rate"]) == pytest.approx(trained["promise"]["attained"], rel=1e-5)
     assert tags["calibration_images"] == str(trained["promise"]["n"])
