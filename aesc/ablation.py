@@ -33,7 +33,8 @@ class Cell:
     def overrides(self) -> list[str]:
         """What it changes in the parameters; dropout stays, so that every network has an uncertainty.
 
-        There is no segmentation head in any cell: some corruptions have no place that it could learn.
+        There is no segmentation head in any cell: some corruptions have no place that it could learn. The residual is
+        the same in all: cells that do not train on the same corruption would not choose it by the same ones.
         """
         return [
             f"network.skip={NETWORKS[self.network]}",
@@ -41,6 +42,7 @@ class Cell:
             f"training.seed={self.seed}",
             "network.segmentation=false",
             "detection.strategy=auto",
+            "calibration.residuals=[]",
         ]
 
 

@@ -42,6 +42,7 @@ def test_every_cell_is_planned_once_and_its_parameters_are_sound(preset: str) ->
         assert (params.network.skip, params.corruption.kind) == (NETWORKS[cell.network], cell.corruption)
         assert params.training.seed == cell.seed
         assert not params.network.segmentation, "some corruptions have no place to mark"
+        assert params.calibration.residuals == (), "cells would choose by different corruptions"
 
 
 @pytest.mark.parametrize(
