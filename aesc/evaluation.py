@@ -68,13 +68,13 @@ class JobImages(NamedTuple):
 
 
 def job_images(pixels: Pixels, number: int, corruption: LocalKind | None, params: Params) -> Iterator[JobImages]:
-    """The batches of the job of that `number` in `plan_jobs`, which decides what is drawn on its images, `pixels`."""
+    """The batches of a job's images, `pixels`; what is drawn on them depends on its `number` (in `plan_jobs`)."""
     stream = generator(params.training.seed, Stream.HELD_OUT, number)
     for clean in pixels.batches(INFERENCE_BATCH):
         if corruption is None:
             yield JobImages(clean, None)
             continue
-        # On the CPU, whatever the device: the same images must choose.
+        # On the CPU, whatever the device: the same images must choose the strategy.
         kind = params.corruption.model_copy(update={"kind": corruption})
         images, mask = corrupt(clean.cpu(), params=kind, generator=stream)
         yield JobImages(images.to(clean.device), mask)

@@ -177,7 +177,8 @@ class Calibration(Section):
     on_shortage: Literal["attain", "stop"]
     held_out: Annotated[tuple[LocalKind, ...], Field(strict=False, min_length=1)]
     residuals: Annotated[tuple[ResidualKind, ...], Field(strict=False)] = ()  # that may take detection.residual's place
-    tie: Share  # a lead in AUROC below this, or below its standard error, is a tie, and ties go to the residual
+    tie: Share  # a lead in AUROC below this, or below its standard error, is a tie: the strategy residual wins it, and
+    # among residuals that of detection
 
 
 class Evaluation(Section):
@@ -277,13 +278,13 @@ class Params(Section):
                 f"network.segmentation is true but corruption.kind is {self.corruption.kind}, which has no place to "
                 "mark; allowed: another corruption, or network.segmentation false"
             )
-        for name, kinds in (
-            ("detection.residual", (self.detection.residual,)),
-            ("calibration.residuals", self.calibration.residuals),
+        for fault, there in (
+            ("detection.residual is", self.detection.residual == "features"),
+            ("calibration.residuals has", "features" in set(self.calibration.residuals)),
         ):
-            if self.detection.whiten and "features" in kinds:
+            if self.detection.whiten and there:
                 yield (
-                    f"detection.whiten is true but {name} is features, which compares no pixels; "
+                    f"detection.whiten is true but {fault} features, which compares no pixels; "
                     "allowed: pixels, both or all, or whiten false"
                 )
         if set(self.calibration.held_out) == {self.corruption.kind}:

@@ -1,13 +1,12 @@
 """What the residual is made of, chosen for each product by corruptions that training did not use.
 
 Features and structure find what hardly differs pixel by pixel. On a texture that is nowhere alike both are restless on
-clean images too, and pixels alone find more. Which it is shows on calibration images with held-out corruptions, before
-the strategy is chosen by the same images.
+clean images too, and pixels alone find more. Which it is shows on validation images with held-out corruptions.
+Calibration images are not looked at, so the choice costs the promise nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +17,9 @@ from aesc.calibration import ResidualChoice
 from aesc.choice import choose
 from aesc.evaluation import held_out_kinds, job_images
 from aesc.network import AESc
-from aesc.params import LocalKind, Params, ResidualKind, Strategy
+from aesc.params import LocalKind, Params, Strategy
 from aesc.pixels import Pixels
-from aesc.scoring import Reference, Scorer, measure_reference
+from aesc.scoring import Reference, Scorer, measure_references
 from aesc.separation import Separation, error_of_difference, separation
 
 _ALONE: tuple[Strategy, ...] = ("residual",)
@@ -33,48 +32,45 @@ class ChosenResidual(NamedTuple):
     reference: Reference
 
 
-def choose_residual(network: AESc, *, validation: Pixels, calibration: Pixels, params: Params) -> ChosenResidual:
-    """Choose between `detection.residual` and `calibration.residuals`; the former wins ties (`aesc.choice.choose`).
+def choose_residual(network: AESc, validation: Pixels, *, params: Params) -> ChosenResidual:
+    """Choose between `detection.residual`, which wins ties, and `calibration.residuals` (`aesc.choice.choose`).
+
+    It is the residual's own image score that counts, whatever the strategy will be.
 
     Args:
         network: trained, in evaluation mode.
-        validation: clean images, whose maps are the units.
-        calibration: clean images, in the manifest's order.
+        validation: clean images, whose maps are the units too.
         params: detection, calibration, corruption and seed are used.
 
     Raises:
         AescError: scores that are not finite.
     """
-    kinds: Sequence[ResidualKind] = tuple(dict.fromkeys((params.detection.residual, *params.calibration.residuals)))
+    kinds = tuple(dict.fromkeys((params.detection.residual, *params.calibration.residuals)))
     seed = params.training.seed
-    references: dict[ResidualKind, Reference] = {}
-    found: dict[ResidualKind, Separation] = {}
-    for kind in kinds:
+    references = measure_references(network, validation, kinds=kinds, detection=params.detection, seed=seed)
+    if len(kinds) == 1:
+        return ChosenResidual(None, references[kinds[0]])
+    found = {}
+    for kind, (scales, divisors) in references.items():
         detection = params.detection.model_copy(update={"residual": kind})
-        references[kind] = reference = measure_reference(network, validation, detection=detection, seed=seed)
-        if len(kinds) == 1:
-            return ChosenResidual(None, reference)
-        scorer = Scorer(network, detection=detection, seed=seed, scales=reference.scales, divisors=reference.divisors)
-        found[kind] = _separation(scorer, calibration, params)
-    choice = choose(
+        scorer = Scorer(network, detection=detection, seed=seed, scales=scales, divisors=divisors)
+        found[kind] = _separation(scorer, validation, params)
+    chosen = choose(
         "residual",
         {kind: separated.auroc for kind, separated in found.items()},
         preference=kinds,
         tie=params.calibration.tie,
         error=lambda one, other: error_of_difference(found[one], found[other]),
     )
-    return ChosenResidual(
-        ResidualChoice(residual=choice.chosen, means=choice.means, evidence=choice.evidence, reason=choice.reason),
-        references[choice.chosen],
-    )
+    choice = ResidualChoice(residual=chosen.chosen, means=chosen.means, evidence=chosen.evidence, reason=chosen.reason)
+    return ChosenResidual(choice, references[choice.residual])
 
 
-def _separation(scorer: Scorer, calibration: Pixels, params: Params) -> Separation:
-    """The image score's, with the corruptions that choose the strategy (`aesc.evaluation.plan_jobs`)."""
+def _separation(scorer: Scorer, clean: Pixels, params: Params) -> Separation:
     column = f"residual_{params.detection.image_score}"
 
     def scores(number: int, corruption: LocalKind | None) -> npt.NDArray[np.float64]:
-        batches = job_images(calibration, number, corruption, params)
+        batches = job_images(clean, number, corruption, params)
         found = [scorer(batch.images, strategies=_ALONE).scores[column] for batch in batches]
         return torch.cat(found).cpu().double().numpy()
 

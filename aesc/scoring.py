@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from aesc.detection import image_scores, mc_dropout_variance, smooth
 from aesc.network import AESc
 from aesc.normalisation import Divisors, MapName, divisor
-from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, Strategy
+from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, ResidualKind, Strategy
 from aesc.pixels import Pixels
 from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts, smoothed_logits
 from aesc.segmentation import WEIGHT, LogitScale, weighed
@@ -115,17 +115,25 @@ def score_columns(strategy: Strategy, maps: Tensor, *, top_fraction: float) -> d
     return {**found, f"{strategy}_peak": maps.flatten(1).amax(dim=1)}
 
 
-@torch.inference_mode()
 def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, seed: int) -> Reference:
     """What `network` shows on clean images that calibration does not use; the first `REFERENCE_IMAGES` of them.
 
     A median of 0 (a network that is certain of half of all pixels) falls back on the mean, and on 1 if that is 0 too.
     """
+    kind = detection.residual
+    return measure_references(network, clean, kinds=(kind,), detection=detection, seed=seed)[kind]
+
+
+@torch.inference_mode()
+def measure_references(
+    network: AESc, clean: Pixels, *, kinds: Sequence[ResidualKind], detection: Detection, seed: int
+) -> dict[ResidualKind, Reference]:
+    """As `measure_reference`, for several residuals instead of that of `detection`; what they share is measured once."""
 
     def batches() -> Iterator[Tensor]:
         return clean.batches(INFERENCE_BATCH, most=REFERENCE_IMAGES)
 
-    names = PARTS[detection.residual]
+    names = tuple(dict.fromkeys(name for kind in kinds for name in PARTS[kind]))
     length = 0.0
     if "features" in names:
         length = torch.cat([feature_length(network, batch) for batch in batches()]).mean().item()
@@ -144,28 +152,30 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
             logits.append(smoothed_logits(network.segmentation, batch, reconstruction, smoothing=detection.smoothing))
         kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
     maps = {name: torch.cat(values) for name, values in kept.items()}
-    divisors: dict[MapName, Tensor] = {}
-    parts: dict[Part, float] = {}
-    if detection.normalise:
-        divisors = {name: divisor(values) for name, values in maps.items()}
-    elif len(names) > 1:
-        parts = {name: maps[name].mean().item() or 1.0 for name in names}
+    divisors = {name: divisor(values) for name, values in maps.items()} if detection.normalise else {}
     maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
-    residuals = join([maps[name] / parts.get(name, 1.0) for name in names])
-    scale = None
-    if logits:
-        together = torch.cat(logits)
-        scale = _logit_scale(together, top_fraction=detection.top_fraction)
-        residuals = weighed(residuals, together, scale)
-    scales = Scales(
-        residual=_typical(residuals),
-        uncertainty=_typical(maps["uncertainty"]),
-        parts=parts,
-        feature_length=length,
-        whitening=whitening,
-        segmentation=scale,
-    )
-    return Reference(scales, divisors)
+    together = torch.cat(logits) if logits else None
+    scale = None if together is None else _logit_scale(together, top_fraction=detection.top_fraction)
+    references = {}
+    for kind in kinds:
+        joined = PARTS[kind]
+        parts: dict[Part, float] = {}
+        if not detection.normalise and len(joined) > 1:
+            parts = {name: maps[name].mean().item() or 1.0 for name in joined}
+        residuals = join([maps[name] / parts.get(name, 1.0) for name in joined])
+        if together is not None and scale is not None:
+            residuals = weighed(residuals, together, scale)
+        scales = Scales(
+            residual=_typical(residuals),
+            uncertainty=_typical(maps["uncertainty"]),
+            parts=parts,
+            feature_length=length if "features" in joined else 0.0,
+            whitening=whitening,
+            segmentation=scale,
+        )
+        needed = {*joined, "uncertainty"}
+        references[kind] = Reference(scales, {name: found for name, found in divisors.items() if name in needed})
+    return references
 
 
 def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:

@@ -27,8 +27,10 @@ WEIGHT = 2.0  # the residual is three times as large where as much is marked as 
 
 
 class LogitScale(BaseModel):
-    """What the logits of clean images are like: their mean, and how far the top of a clean image's map lies above; and
-    how much so much more weighs."""
+    """What the logits of clean images are like: their mean, and how far the top of a clean image's map lies above.
+
+    weight: by how much of itself the residual grows where a logit lies as far above.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -58,8 +58,8 @@ def retrain(
         resume: "auto" takes up an interrupted run with the same data, parameters and code; "off"; or a run folder.
 
     Returns:
-        The run's headline: category, data version, model version, strategy, threshold, metrics, weights' sha256,
-        seed, seconds, promise and places.
+        The run's headline: category, data version, model version, residual, strategy, threshold, metrics, weights'
+        sha256, seed, seconds, promise and places.
     """
     if LOGGER.level == logging.NOTSET:  # under a worker nobody else asks for the stages' lines
         LOGGER.setLevel(logging.INFO)

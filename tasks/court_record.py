@@ -72,6 +72,7 @@ def describe_decision(
             "weights_sha256": point.weights_sha256,
             "data_version": point.data_version,
             "strategy": point.strategy,
+            "residual": point.detection.residual,
             "threshold": point.promise.threshold,
             "promise": point.promise.model_dump(),
             "image_size": point.image_size,

@@ -33,10 +33,8 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     multiply_in_float32()
     network, _ = load_network(run.network, device=device)
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
-    validation, calibration = (
-        Pixels(store, rows[(manifest["split"] == split).to_numpy()], device) for split in ("validation", "calibration")
-    )
-    choice, (scales, divisors) = choose_residual(network, validation=validation, calibration=calibration, params=params)
+    validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)
+    choice, (scales, divisors) = choose_residual(network, validation, params=params)
     scorer = Scorer(
         network,
         detection=detection_with(params.detection, choice),

@@ -299,6 +299,11 @@ def test_uncertainty_needs_dropout(strategy: str) -> None:
 def test_whitening_needs_pixels() -> None:
     (fault,) = faults(SHIPPED, "detection.whiten=true", "detection.residual=features")
     assert fault.startswith("--set: detection.whiten is true but detection.residual is features, which compares no ")
+    (fault,) = faults(SHIPPED, "detection.whiten=true", "calibration.residuals=[pixels, features]")
+    assert fault.startswith("--set: detection.whiten is true but calibration.residuals has features, which compares ")
+    (fault,) = faults(SHIPPED, "detection.whiten=true", "calibration.residuals=features")
+    assert fault.startswith("--set calibration.residuals = 'features': ")
+    assert load("detection.whiten=true", "calibration.residuals=[pixels, all]").calibration.residuals
     assert load("detection.whiten=true", "detection.residual=both").detection.whiten
     assert load("detection.whiten=true", "detection.residual=all").detection.whiten
 

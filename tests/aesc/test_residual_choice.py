@@ -1,4 +1,4 @@
-"""The residual is chosen by the images that choose the strategy, and an operating point keeps the choice."""
+"""The residual is chosen by held-out corruptions of validation images, and an operating point keeps the choice."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
 
 from aesc.calibration import detection_with
-from aesc.evaluation import evaluate
+from aesc.corruption import corrupt
 from aesc.network import AESc, network_for
 from aesc.operating_point import FILE, OperatingPoint, calibrate
 from aesc.params import Params, ResidualKind
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
+from aesc.residual import FEATURE_LEVEL
 from aesc.residual_choice import ChosenResidual, choose_residual
 from aesc.scoring import Scorer, measure_reference
-from benchmarks.untrained import striped_image
+from aesc.seeding import Stream, generator
+from aesc.separation import separation
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
-CPU = torch.device("cpu")
-IMAGES = 8  # of each split
+IMAGES = 8
 
 
-class Chosen(NamedTuple):
+class Case(NamedTuple):
     """A choice, and what it was made from."""
 
     params: Params
     network: AESc
-    store: np.ndarray
+    validation: Pixels
     found: ChosenResidual
 
 
-def chosen(residual: ResidualKind, *others: ResidualKind, tie: float = 0.0) -> Chosen:
-    """By an untrained network."""
+def choose(residual: ResidualKind, *others: ResidualKind, settings: tuple[str, ...] = ()) -> Case:
+    """By an untrained network to which all images look alike, on grey ones, where corruptions show in the pixels."""
     params = load_params(
         ROOT / "params.yaml",
         preset="ablation",
@@ -47,42 +49,85 @@ def chosen(residual: ResidualKind, *others: ResidualKind, tie: float = 0.0) -> C
             "detection.passes=2",
             f"detection.residual={residual}",
             f"calibration.residuals=[{', '.join(others)}]",
-            f"calibration.tie={tie}",
+            "calibration.tie=0.0",
+            *settings,
         ],
     )
     network = network_for(params, channels=3, generator=torch.Generator().manual_seed(0)).eval()
-    store = np.stack([striped_image(SIDE, number) for number in range(2 * IMAGES)])
-    validation, calibration = (Pixels(store, rows, CPU) for rows in np.arange(2 * IMAGES).reshape(2, IMAGES))
-    return Chosen(
-        params, network, store, choose_residual(network, validation=validation, calibration=calibration, params=params)
-    )
+    for name, parameter in network.encoder[FEATURE_LEVEL].named_parameters():
+        torch.nn.init.constant_(parameter, 1.0 if name.endswith("bias") else 0.0)
+    store = np.random.default_rng(3).integers(120, 136, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    validation = Pixels(store, np.arange(IMAGES), torch.device("cpu"))
+    return Case(params, network, validation, choose_residual(network, validation, params=params))
 
 
-def manifest() -> pd.DataFrame:
-    """Of the images that choose, and one clean test image."""
-    splits = ["calibration"] * IMAGES + ["test"]
-    paths = [f"{number}.png" for number in range(len(splits))]
-    return pd.DataFrame(
-        {"path": paths, "sha256": paths, "split": splits, "defect": "good", "label": 0, "mask_path": None}
-    )
+@pytest.fixture(scope="module", params=["detection.normalise=false", "detection.normalise=true"])
+def case(request: pytest.FixtureRequest) -> Case:
+    """Asked for were features, and pixels take their place."""
+    return choose("features", "pixels", settings=(request.param,))
 
 
-def operating_point(case: Chosen, folder: Path) -> OperatingPoint:
-    """Everything scored and calibrated by what was chosen, as a run does it."""
-    choice, (scales, divisors) = case.found
-    detection = detection_with(case.params.detection, choice)
-    scores = evaluate(
-        Scorer(case.network, detection=detection, seed=case.params.training.seed, scales=scales, divisors=divisors),
-        manifest(),
-        case.store,
-        np.arange(IMAGES, 2 * IMAGES + 1) % (2 * IMAGES),
-        data_root=folder,
-        folder=folder,
-        params=case.params,
-        device=CPU,
-    )
-    return calibrate(
-        scores,
+def test_the_better_one_takes_the_place_of_the_one_asked_for(case: Case) -> None:
+    assert case.found.choice is not None
+    assert case.found.choice.residual == "pixels"
+    assert case.found.choice.means["pixels"] > case.found.choice.means["features"]
+    assert detection_with(case.params.detection, case.found.choice).residual == "pixels"
+    kept = choose("pixels", "features").found.choice
+    assert kept is not None
+    assert kept.residual == "pixels"
+
+
+def test_a_tie_goes_to_the_one_that_was_asked_for() -> None:
+    tied = choose("features", "pixels", settings=("calibration.tie=1.0",)).found.choice
+    assert tied is not None
+    assert tied.residual == "features"
+
+
+@pytest.mark.parametrize("kind", ["pixels", "features"])
+def test_it_is_seen_in_held_out_corruptions_of_the_validation_images(case: Case, kind: ResidualKind) -> None:
+    detection = case.params.detection.model_copy(update={"residual": kind})
+    scales, divisors = measure_reference(case.network, case.validation, detection=detection, seed=1)
+    scorer = Scorer(case.network, detection=detection, seed=1, scales=scales, divisors=divisors)
+    clean = case.validation.batch(torch.arange(IMAGES))
+
+    def score(images: torch.Tensor) -> npt.NDArray[np.float64]:
+        return scorer(images).scores["residual_top"].double().numpy()
+
+    corrupted = {}
+    for number, corruption in enumerate(("scratch", "drops"), start=1):
+        params = case.params.corruption.model_copy(update={"kind": corruption})
+        images, _ = corrupt(clean, params=params, generator=generator(1, Stream.HELD_OUT, number))
+        corrupted[corruption] = score(images)
+    assert case.found.choice is not None
+    assert case.found.choice.evidence[kind] == pytest.approx(separation(score(clean), corrupted).auroc)
+
+
+def test_maps_are_measured_against_clean_images_with_the_chosen_one(case: Case) -> None:
+    detection = detection_with(case.params.detection, case.found.choice)
+    alone = measure_reference(case.network, case.validation, detection=detection, seed=1)
+    asked = measure_reference(case.network, case.validation, detection=case.params.detection, seed=1)
+    assert case.found.reference.scales == alone.scales != asked.scales
+    assert case.found.reference.divisors.keys() == alone.divisors.keys()
+    for name, divisor in alone.divisors.items():
+        torch.testing.assert_close(case.found.reference.divisors[name], divisor)
+
+
+@pytest.mark.parametrize("others", [(), ("both",)])
+def test_nothing_to_choose_from_is_no_choice(others: tuple[ResidualKind, ...]) -> None:
+    alone = choose("both", *others)
+    assert alone.found.choice is None
+    assert detection_with(alone.params.detection, None) == alone.params.detection
+    assert set(alone.found.reference.scales.parts) == {"pixels", "features"}
+
+
+def test_an_operating_point_keeps_the_choice_and_older_ones_have_none(case: Case, tmp_path: Path) -> None:
+    choice, (scales, _) = case.found
+    scores = np.linspace(1.0, 2.0, IMAGES)
+    columns = [f"{strategy}_{kind}" for strategy in ("residual", "uncertainty", "combined") for kind in ("top", "peak")]
+    rows = pd.DataFrame({"path": [str(number) for number in range(IMAGES)]} | dict.fromkeys(columns, scores))
+    corruptions = ("", "scratch", "drops")
+    point = calibrate(
+        pd.concat([rows.assign(split="calibration", corruption=corruption) for corruption in corruptions]),
         params=case.params,
         category="widget",
         data_version="abc",
@@ -91,62 +136,10 @@ def operating_point(case: Chosen, folder: Path) -> OperatingPoint:
         scales=scales,
         residual_choice=choice,
     )
-
-
-@pytest.fixture(scope="module")
-def case() -> Chosen:
-    return chosen("pixels", "both")
-
-
-def test_it_sees_the_images_that_choose_the_strategy(case: Chosen, tmp_path: Path) -> None:
-    choice = case.found.choice
-    assert choice is not None
-    point = operating_point(case, tmp_path)
-    assert point.choice is not None
-    assert choice.evidence[choice.residual] == pytest.approx(point.choice.evidence["residual"])
-    assert choice.evidence["pixels"] != choice.evidence["both"]
-    assert set(choice.evidence["pixels"]) == {"scratch", "drops"}
-
-
-def test_the_better_one_wins_whichever_was_asked_for_first() -> None:
-    found = [chosen(*names).found.choice for names in (("pixels", "features"), ("features", "pixels"))]
-    first, second = found
-    assert first is not None
-    assert second is not None
-    assert first.means == pytest.approx(second.means)
-    assert first.means["pixels"] > first.means["features"] + 0.1
-    assert first.residual == second.residual == "pixels"
-
-
-@pytest.mark.parametrize("asked", ["pixels", "features"])
-def test_a_tie_goes_to_the_one_that_was_asked_for(asked: ResidualKind) -> None:
-    other: ResidualKind = "features" if asked == "pixels" else "pixels"
-    choice = chosen(asked, other, tie=1.0).found.choice
-    assert choice is not None
-    assert choice.residual == asked
-
-
-def test_maps_are_measured_against_clean_images_with_the_chosen_one(case: Chosen) -> None:
-    detection = detection_with(case.params.detection, case.found.choice)
-    validation = Pixels(case.store, np.arange(IMAGES), CPU)
-    reference = measure_reference(case.network, validation, detection=detection, seed=case.params.training.seed)
-    assert case.found.reference.scales == reference.scales
-
-
-@pytest.mark.parametrize("others", [(), ("both",)])
-def test_nothing_to_choose_from_is_no_choice(others: tuple[ResidualKind, ...]) -> None:
-    case = chosen("both", *others)
-    assert case.found.choice is None
-    assert detection_with(case.params.detection, None) == case.params.detection
-    assert case.found.reference.scales.feature_length > 0
-
-
-def test_an_operating_point_keeps_the_choice_and_older_ones_have_none(case: Chosen, tmp_path: Path) -> None:
-    point = operating_point(case, tmp_path)
-    assert case.found.choice is not None
-    assert point.detection.residual == case.found.choice.residual
+    assert (case.params.detection.residual, point.detection.residual) == ("features", "pixels")
     point.save(tmp_path)
     assert OperatingPoint.load(tmp_path) == point
+    assert point.residual_choice == choice
     said = json.loads((tmp_path / FILE).read_text())
     del said["residual_choice"]
     (tmp_path / FILE).write_text(json.dumps(said))
