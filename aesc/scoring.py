@@ -128,7 +128,7 @@ def measure_reference(network: AESc, clean: Pixels, *, detection: Detection, see
 def measure_references(
     network: AESc, clean: Pixels, *, kinds: Sequence[ResidualKind], detection: Detection, seed: int
 ) -> dict[ResidualKind, Reference]:
-    """As `measure_reference`, for several residuals instead of that of `detection`; what they share is measured once."""
+    """As `measure_reference`, for several residuals in the place of its own; what they share is measured once."""
 
     def batches() -> Iterator[Tensor]:
         return clean.batches(INFERENCE_BATCH, most=REFERENCE_IMAGES)

@@ -19,7 +19,6 @@ TINY = {
     "data": {"image_size": 64},
     "training": {"epochs": 2, "images_per_epoch": 32, "batch_size": 8},
     "detection": {"passes": 2},
-    "calibration": {"residuals": ["both"]},
     "evaluation": {"bootstrap": 20},
 }
 _PARTS = ("aesc", "tasks", "flows", ".dvc", ".dvcignore", ".gitignore", "params.yaml", "prefect.yaml", "pyproject.toml")

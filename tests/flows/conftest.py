@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     # Equal runs must have equal weights, which is promised for one kind of machine only.
     "training": {"epochs": 4, "images_per_epoch": 32, "batch_size": 8, "learning_rate": 0.002, "device": "cpu"},
     "detection": {"passes": 2, "smoothing": 1.0, "image_score": "top"},
+    "calibration": {"residuals": ["both"]},
     "evaluation": {"bootstrap": 20},
 }
 RETRAIN = ("retrain", "--category", "widget", "--preset", "tiny", "--json")
