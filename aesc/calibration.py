@@ -1,4 +1,4 @@
-"""Thresholds that carry a promise, and the choices of residual and strategy, from clean calibration images alone.
+"""Thresholds that carry a promise, and the choice of a strategy, from clean calibration images alone.
 
 Split-conformal calibration: Vovk, Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005; Angelopoulos &
 Bates, "A Gentle Introduction to Conformal Prediction", arXiv 2107.07511. If a new clean image and the n calibration
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aesc.choice import choose
 from aesc.errors import AescError
-from aesc.params import Detection, ResidualKind, Strategy
+from aesc.params import Strategy
 
 PREFERENCE: tuple[Strategy, ...] = ("residual", "combined", "uncertainty")
 _ROUNDING = 1e-12  # of a cumulative probability
@@ -56,22 +56,6 @@ class StrategyChoice(BaseModel):
     means: dict[Strategy, float]
     evidence: dict[Strategy, dict[str, float]]
     reason: str
-
-
-class ResidualChoice(BaseModel):
-    """The chosen residual, each one's mean AUROC, the AUROC by residual and kind of corruption, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    residual: ResidualKind
-    means: dict[ResidualKind, float]
-    evidence: dict[ResidualKind, dict[str, float]]
-    reason: str
-
-
-def detection_with(detection: Detection, choice: ResidualChoice | None) -> Detection:
-    """The same with the chosen residual."""
-    return detection if choice is None else detection.model_copy(update={"residual": choice.residual})
 
 
 def conformal_threshold(

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
 from aesc.errors import AescError
+from aesc.params import Detection, ResidualKind
 
 Name = TypeVar("Name", bound=str)
 _ROUNDING = 1e-12  # of means of numbers in [0, 1]
@@ -18,6 +21,17 @@ class Choice(NamedTuple, Generic[Name]):
     chosen: Name
     means: dict[Name, float]
     evidence: dict[Name, dict[str, float]]
+    reason: str
+
+
+class ResidualChoice(BaseModel):
+    """The chosen residual, each one's mean AUROC, the AUROC by residual and kind of corruption, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    residual: ResidualKind
+    means: dict[ResidualKind, float]
+    evidence: dict[ResidualKind, dict[str, float]]
     reason: str
 
 
@@ -72,3 +86,8 @@ def choose(
             f"({best} {means[best]:.4f}), and ties go to {chosen}"
         )
     return Choice(chosen, means, evidence, reason)
+
+
+def detection_with(detection: Detection, choice: ResidualChoice | None) -> Detection:
+    """The same with the chosen residual."""
+    return detection if choice is None else detection.model_copy(update={"residual": choice.residual})

@@ -74,7 +74,7 @@ def job_images(pixels: Pixels, number: int, corruption: LocalKind | None, params
         if corruption is None:
             yield JobImages(clean, None)
             continue
-        # On the CPU, whatever the device: the same images must choose the strategy.
+        # On the CPU, whatever the device: the same images must choose.
         kind = params.corruption.model_copy(update={"kind": corruption})
         images, mask = corrupt(clean.cpu(), params=kind, generator=stream)
         yield JobImages(images.to(clean.device), mask)

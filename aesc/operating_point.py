@@ -8,15 +8,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aesc.abstention import Abstention, abstention_band
-from aesc.calibration import (
-    Promise,
-    ResidualChoice,
-    StrategyChoice,
-    choose_strategy,
-    conformal_threshold,
-    detection_with,
-    pixel_threshold,
-)
+from aesc.calibration import Promise, StrategyChoice, choose_strategy, conformal_threshold, pixel_threshold
+from aesc.choice import ResidualChoice, detection_with
 from aesc.errors import AescError
 from aesc.files import read_json, write_json
 from aesc.params import STRATEGIES, Detection, Params, Strategy

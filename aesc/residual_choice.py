@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aesc.calibration import ResidualChoice
-from aesc.choice import choose
+from aesc.choice import ResidualChoice, choose
 from aesc.evaluation import held_out_kinds, job_images
 from aesc.network import AESc
 from aesc.params import LocalKind, Params, Strategy

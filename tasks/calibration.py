@@ -23,7 +23,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     """Calibrate, save the detector, and write metrics, score table and figures; the strategy."""
     import torch
 
-    from aesc.calibration import ResidualChoice
+    from aesc.choice import ResidualChoice
     from aesc.detector import Detector
     from aesc.normalisation import load_divisors
     from aesc.operating_point import calibrate

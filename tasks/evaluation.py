@@ -18,7 +18,7 @@ RESIDUAL_CHOICE = "residual_choice"
 @task(task_run_name="evaluate {category}")
 def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     """Score calibration images, clean and corrupted, and the test set; the path of the scores."""
-    from aesc.calibration import detection_with
+    from aesc.choice import detection_with
     from aesc.device import multiply_in_float32, resolve_device
     from aesc.evaluation import evaluate
     from aesc.normalisation import save_divisors

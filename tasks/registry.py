@@ -339,7 +339,7 @@ def _served_with() -> list[str]:
 
 def _version_tags(run: RunFolder, metrics: dict[str, Any]) -> dict[str, str]:
     state = run.state
-    point = read_json(run.detector / "operating_point.json")
+    point = run.operating_point
     promise, abstention = (point[key][metrics["strategy"]] for key in ("image_promises", "abstentions"))
     tags = {
         "data_version": state["data_version"]["version"],

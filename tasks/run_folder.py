@@ -12,6 +12,7 @@ import pandas as pd
 from filelock import BaseFileLock
 
 from aesc.errors import AescError
+from aesc.files import read_json
 from aesc.manifest import load_manifest
 from aesc.params import Params
 from tasks.state_folder import StateFolder
@@ -54,6 +55,12 @@ class RunFolder(StateFolder):
                 self.path, "not a run folder: it has no run.json", todo="name a folder below .aesc/runs", usage=True
             )
         return super().state
+
+    @property
+    def operating_point(self) -> dict[str, Any]:
+        """What the detector is served with, as it was written: reading it so needs no PyTorch."""
+        found: dict[str, Any] = read_json(self.detector / "operating_point.json")
+        return found
 
     @property
     def turned_by(self) -> list[int]:

@@ -102,7 +102,7 @@ def log_run(run: RunFolder) -> str:
         "data_root": state["data_root"],
         "weights_sha256": metrics["weights_sha256"],
         "strategy": metrics["strategy"],
-        "residual": read_json(run.detector / "operating_point.json")["detection"]["residual"],
+        "residual": run.operating_point["detection"]["residual"],
         "metric_version": metrics["metric_version"],
         "synthetic_defects": str(metrics["synthetic_defects"]),
         "turned_by": ", ".join(map(str, run.turned_by)),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from aesc.calibration import detection_with
+from aesc.choice import detection_with
 from aesc.corruption import corrupt
 from aesc.network import AESc, network_for
 from aesc.operating_point import FILE, OperatingPoint, calibrate
