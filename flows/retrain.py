@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_client, tags
+from prefect import flow, get_client
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
@@ -24,6 +24,7 @@ from tasks.registry import register_model
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings, prepare_environment
 from tasks.storage import check_stores
+from tasks.suite_process import start_suite_process
 from tasks.summary import publish_summary, summarise
 from tasks.training import train_network
 from tasks.validation import validate_data
@@ -68,45 +69,45 @@ def retrain(
     prepare_environment(settings)
     if done := _done_before(category):
         return done
+    start_suite_process()
     _tag_flow_run(category, preset)
     data_root = str(Path(data).resolve() if data else settings.data)
     seconds: dict[str, float] = {}
-    with tags(category, preset):
-        run_folder = None
-        try:
-            with hold(DATA, settings):  # from the listing to the pin an ingest must not change the data
-                with timed(seconds, "prepare"):
-                    run_folder = prepare_run(
-                        category,
-                        preset=preset,
-                        data_root=data_root,
-                        params_file=str(params_file or settings.root / "params.yaml"),
-                        overrides=list(overrides),
-                        resume=resume,
-                    )
-                run = RunFolder(run_folder)
-                with timed(seconds, "validate"):
-                    validate_data(category, data_root, run_folder)
-                with timed(seconds, "pin"):
-                    check_stores(category)
-                    pin_version(category, data_root, run_folder)
-            with timed(seconds, "train"):
-                train_network(category, data_root, run_folder)
-            with timed(seconds, "evaluate"):
-                evaluate_detector(category, data_root, run_folder)
-            with timed(seconds, "calibrate"):
-                calibrate_threshold(category, run_folder)
-                draw_figures(category, run_folder)
-                measure_detectability(category, data_root, run_folder)
-            run.update(seconds=seconds)
-            with timed(seconds, "register"):
-                register_model(category, run_folder)
-            run.update(seconds=seconds)
-            publish_summary(category, run_folder)
-            announce_version(category, run_folder)
-        finally:
-            if run_folder is not None:
-                release_run(run_folder)
+    run_folder = None
+    try:
+        with hold(DATA, settings):  # from the listing to the pin an ingest must not change the data
+            with timed(seconds, "prepare"):
+                run_folder = prepare_run(
+                    category,
+                    preset=preset,
+                    data_root=data_root,
+                    params_file=str(params_file or settings.root / "params.yaml"),
+                    overrides=list(overrides),
+                    resume=resume,
+                )
+            run = RunFolder(run_folder)
+            with timed(seconds, "validate"):
+                validate_data(category, data_root, run_folder)
+            with timed(seconds, "pin"):
+                check_stores(category)
+                pin_version(category, data_root, run_folder)
+        with timed(seconds, "train"):
+            train_network(category, data_root, run_folder)
+        with timed(seconds, "evaluate"):
+            evaluate_detector(category, data_root, run_folder)
+        with timed(seconds, "calibrate"):
+            calibrate_threshold(category, run_folder)
+            draw_figures(category, run_folder)
+            measure_detectability(category, data_root, run_folder)
+        run.update(seconds=seconds)
+        with timed(seconds, "register"):
+            register_model(category, run_folder)
+        run.update(seconds=seconds)
+        publish_summary(category, run_folder)
+        announce_version(category, run_folder)
+    finally:
+        if run_folder is not None:
+            release_run(run_folder)
     return summarise(run)
 
 
@@ -139,7 +140,9 @@ def require_few_starts() -> None:
 
 
 def _tag_flow_run(*names: str) -> None:
-    """Add tags to the flow run itself; `tags` marks only what starts inside it."""
+    """Add tags to the flow run, and not to its tasks, as `prefect.tags` would: for each task that has any, Prefect asks
+    the server for a slot of a limit that may bear a tag's name, and now and then waits two seconds for the answer.
+    """
     if run_id := flow_run.id:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(run_id), tags=sorted({*flow_run.tags, *names}))

@@ -11,8 +11,9 @@ The order is by price, and an arrival is told its first fault only:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,9 @@ def judge_arrivals(category: str, data_root: str, batch_folder: str, params_file
     from aesc.bands import BANDED
     from aesc.params_file import load_params
     from tasks.quarantine import rejected_contents
+    from tasks.suite_process import start_suite_process
 
+    start_suite_process()
     settings = Settings()
     params = load_params(Path(params_file), preset=batch.state["preset"], category=category)
     detector, gate = open_gate(category, settings)
@@ -196,14 +199,15 @@ def judge(
     rows = _measured(staged, files, params)
     size, kind = (reference.size, reference.kind) if reference.size else usual_form(rows)
     table = tabulate_arrivals(rows, size=size, kind=kind)
-    suite = build_arrival_suite(
+    build = partial(
+        build_arrival_suite,
         category=category,
         size=size,
         kind=kind,
         bands=reference.bands,
         max_megapixels=params.data.max_megapixels,
     )
-    decided = _expected(table, suite, category)
+    decided = _expected(table, build, category)
     alike = reference.copies
     if len(alike) < LEAST_ALIKE:  # how alike different pictures of a new product are, its first arrivals tell
         first = table[~table["file"].isin(decided)]
@@ -275,7 +279,7 @@ def _measured(staged: pd.DataFrame, files: Path, params: Params) -> pd.DataFrame
     return pd.concat([staged.reset_index(drop=True), found], axis=1)
 
 
-def _expected(table: pd.DataFrame, suite: Any, category: str) -> dict[str, Decision]:
+def _expected(table: pd.DataFrame, build: Callable[[], Any], category: str) -> dict[str, Decision]:
     """A decision by file for every arrival that fails an expectation: the first one in the suite's order."""
     from tasks.expectations import meta_of, run_suite
 
@@ -283,7 +287,7 @@ def _expected(table: pd.DataFrame, suite: Any, category: str) -> dict[str, Decis
     decided: dict[str, Decision] = {}
     if table.empty:
         return decided
-    for result in run_suite(table, suite, name=category, index="file")["results"]:
+    for result in run_suite(table, build, name=category, index="file")["results"]:
         meta = meta_of(result)
         for index in result["result"].get("unexpected_index_list") or []:
             file = str(index["file"])

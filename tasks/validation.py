@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def validate_manifest(
     """
     table = tabulate(manifest, min_std=params.validation.min_std)
     profile = profile_clean(table)
-    suite = build_suite(params, profile=profile, category=category)
-    outcome = run_suite(table, suite, name=category, index="path")
+    build = partial(build_suite, params, profile=profile, category=category)
+    outcome = run_suite(table, build, name=category, index="path")
     rows = {str(row["path"]): row for row in table.to_dict("records")}
     results = outcome["results"]
     binding = [result for result in results if result["expectation_config"]["severity"] == "critical"]

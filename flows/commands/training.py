@@ -13,7 +13,7 @@ from flows.commands.shell import Category, DataFolder, Json, ParamsFile, Preset,
 
 # What a retraining imports beside the usual.
 HEAVY = (
-    *("flows.retrain", "great_expectations", "dvc.repo", "torch", "torch._dynamo"),  # the last by its optimisers
+    *("flows.retrain", "dvc.repo", "torch", "torch._dynamo"),  # the last by its optimisers
     *("scipy.stats", "scipy.optimize", "sklearn.metrics", "matplotlib.figure"),
 )
 
@@ -67,6 +67,10 @@ def retrain(
         params_file or settings.root / "params.yaml", preset=preset, category=category, overrides=overrides or []
     )
     require_category(data or settings.data, category)
+
+    from tasks.suite_process import start_suite_process
+
+    start_suite_process()
 
     from flows.embedded_server import start_embedded_server
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -332,10 +333,10 @@ def test_a_manifest_whose_clean_splits_share_content_is_a_leak(drawer: Drawer, p
 def test_an_expectation_that_could_not_be_evaluated_is_no_verdict_on_the_data(drawer: Drawer, params: Params) -> None:
     drawer.category()
     table = tabulate(scan(drawer.folder.parent, params), min_std=0.01)
-    suite = build_suite(params, profile=profile_clean(table), category="widget")
+    build = partial(build_suite, params, profile=profile_clean(table), category="widget")
 
     with pytest.raises(RuntimeError, match="unique_content could not be evaluated"):
-        run_suite(table.drop(columns="content"), suite, name="widget", index="path")
+        run_suite(table.drop(columns="content"), build, name="widget", index="path")
 
 
 def write_run(folder: Path, root: Path, params: Params) -> None:
