@@ -4,8 +4,7 @@ After DRAEM (Zavrtanik, Kristan & Skocaj, ICCV 2021, arXiv 2108.07610): the resi
 while what a corruption does to an image differs from what the autoencoder never gives back well. That can be learned
 from the same corrupted images. Nothing of it reaches the autoencoder: no gradient goes through the reconstruction.
 
-It works on a quarter of the side and learns from a few images of each batch, so it adds a tenth to a training step;
-to a forward pass it adds two fifths of the multiplications.
+It works on a quarter of the side: it adds two fifths to a training step, and to the multiplications of a forward pass.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 from aesc.empty_conv import EmptyConv2d
 
 _CELL = 4  # pixels a side that become channels of one place
-EXAMPLES = 4  # of a batch, from its start
 _MAPS = 32  # of a place; twice as many at an eighth of the side
 _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted

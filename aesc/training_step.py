@@ -21,7 +21,7 @@ from aesc.params import Params
 from aesc.pixels import Pixels
 from aesc.recorded import Recorded
 from aesc.seeding import Stream, derive_seed
-from aesc.segmentation import EXAMPLES, focal_loss
+from aesc.segmentation import focal_loss
 
 STEPS_BEFORE_RECORDING = 3
 
@@ -127,11 +127,11 @@ class _Halves:
             drops = self._params.network.dropout_in_training
             output = self._network(corrupted, generator=self.dropout if drops else None)
             head = self._network.segmentation
-            logits = None if head is None else head(corrupted[:EXAMPLES], output[:EXAMPLES].detach())
+            logits = None if head is None else head(corrupted, output.detach())
         example = Example(corrupted, target, mask)
         loss = restoration_loss(output, example, kind=settings.loss, corrupted_weight=settings.corrupted_weight)
         if logits is not None:
-            loss = loss + focal_loss(logits, mask[:EXAMPLES])
+            loss = loss + focal_loss(logits, mask)
         loss.backward()
         for parameter, view in self._learnt:
             view.grad = None if parameter.grad is None else in_memory_order(parameter.grad)
