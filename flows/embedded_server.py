@@ -43,14 +43,15 @@ def start_embedded_server(*, meanwhile: Sequence[str] = ()) -> None:
 
 
 def _import_all(names: Sequence[str]) -> None:
+    collected = gc.isenabled()
     gc.disable()  # modules are objects that stay: looking for garbage among them is a tenth of their import
     try:
         for name in names:
             with suppress(Exception):  # whoever needs it imports it again, and then says what is wrong
                 importlib.import_module(name)
     finally:
-        gc.freeze()  # nor are they looked through later
-        gc.enable()
+        if collected:
+            gc.enable()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tasks.registry import register_model
 from tasks.run_folder import RunFolder
 from tasks.settings import Settings, prepare_environment
 from tasks.storage import check_stores
-from tasks.suite_process import start_suite_process
+from tasks.suite_worker import start_suite_worker
 from tasks.summary import publish_summary, summarise
 from tasks.training import train_network
 from tasks.validation import validate_data
@@ -69,7 +69,7 @@ def retrain(
     prepare_environment(settings)
     if done := _done_before(category):
         return done
-    start_suite_process()
+    start_suite_worker()  # where no command has: under a worker of Prefect's
     _tag_flow_run(category, preset)
     data_root = str(Path(data).resolve() if data else settings.data)
     seconds: dict[str, float] = {}
@@ -140,8 +140,8 @@ def require_few_starts() -> None:
 
 
 def _tag_flow_run(*names: str) -> None:
-    """Add tags to the flow run, and not to its tasks, as `prefect.tags` would: for each task that has any, Prefect asks
-    the server for a slot of a limit that may bear a tag's name, and now and then waits two seconds for the answer.
+    """Add tags to the flow run. `prefect.tags` would tag its tasks: before each task that has any, Prefect asks the
+    server for a slot of a limit that may bear a tag's name, and now and then waits two seconds for the answer.
     """
     if run_id := flow_run.id:
         with get_client(sync_client=True) as client:

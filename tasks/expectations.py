@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tasks.suite_process import outcome_ahead
-from tasks.suite_run import suite_outcome
+from tasks.suite_run import run_suite_here
+from tasks.suite_worker import run_suite_in_worker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def meta_of(result: Mapping[str, Any]) -> dict[str, Any]:
 def run_suite(table: pd.DataFrame, build: Callable[[], ExpectationSuite], *, name: str, index: str) -> dict[str, Any]:
     """Great Expectations' own result, as it would write it to JSON; its results in the suite's order.
 
-    By the process of `tasks.suite_process`, if one was started, or else in this one.
+    By the process of `tasks.suite_worker`, if one waits, or else in this one.
 
     Args:
         table: one row a file.
@@ -42,9 +42,9 @@ def run_suite(table: pd.DataFrame, build: Callable[[], ExpectationSuite], *, nam
         name: of what is validated.
         index: the column that unexpected rows are named by.
     """
-    outcome = outcome_ahead(table, build, name=name, index=index)
+    outcome = run_suite_in_worker(table, build, name=name, index=index)
     if outcome is None:
-        outcome = suite_outcome(table, build, name=name, index=index)
+        outcome = run_suite_here(table, build, name=name, index=index)
     for each in outcome["results"]:
         if _raised(each["exception_info"]):  # our mistake, not the data's: it must not pass for a failed expectation
             raise RuntimeError(f"{meta_of(each)['name']} could not be evaluated: {each['exception_info']}")

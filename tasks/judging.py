@@ -90,9 +90,9 @@ def judge_arrivals(category: str, data_root: str, batch_folder: str, params_file
     from aesc.bands import BANDED
     from aesc.params_file import load_params
     from tasks.quarantine import rejected_contents
-    from tasks.suite_process import start_suite_process
+    from tasks.suite_worker import start_suite_worker
 
-    start_suite_process()
+    start_suite_worker()
     settings = Settings()
     params = load_params(Path(params_file), preset=batch.state["preset"], category=category)
     detector, gate = open_gate(category, settings)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _great_expectations = threading.Lock()  # it keeps its current context in a global
 
 
-def suite_outcome(
+def run_suite_here(
     table: pd.DataFrame, build: Callable[[], ExpectationSuite], *, name: str, index: str
 ) -> dict[str, Any]:
     """Great Expectations' own result, as it would write it to JSON.

@@ -68,9 +68,9 @@ def retrain(
     )
     require_category(data or settings.data, category)
 
-    from tasks.suite_process import start_suite_process
+    from tasks.suite_worker import start_suite_worker
 
-    start_suite_process()
+    start_suite_worker()  # before this process begins to import
 
     from flows.embedded_server import start_embedded_server
 

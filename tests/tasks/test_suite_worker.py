@@ -1,4 +1,4 @@
-"""Great Expectations in a process of its own. This process has imported it, perhaps, so others ask here."""
+"""Great Expectations in a process of its own. This process may have imported it already, so another one asks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import pytest
 
 from aesc.bands import Band
 from tasks.arrival_suite import build_arrival_suite
 from tasks.expectations import meta_of
-from tasks.suite_run import suite_outcome
+from tasks.suite_run import run_suite_here
 from tests.repositories import ROOT
 
 SUITE = {"category": "widget", "size": "8 x 8", "kind": "8-bit rgb", "max_megapixels": 1.0}
@@ -35,27 +34,31 @@ import json, sys
 from functools import partial
 import pandas as pd
 from aesc.bands import Band
-from tasks import suite_process
+from tasks import suite_worker
 from tasks.arrival_suite import build_arrival_suite
 from tasks.expectations import run_suite
 
 asked = json.loads(sys.argv[1])
-suite_process.start_suite_process()
-first = suite_process._ahead.start()
+suite_worker.start_suite_worker()
+worker = suite_worker._worker._waiting
+suite_worker.start_suite_worker()
+assert suite_worker._worker._waiting is worker
 if asked["kill"]:
-    first.kill()
-    first.wait()
-build = partial(build_arrival_suite, bands={"mean": Band(**asked["bright"])}, **asked["suite"])
+    worker.kill()
+    worker.wait()
+build = partial(build_arrival_suite, bands={asked["statistic"]: Band(**asked["bright"])}, **asked["suite"])
 try:
     outcome = run_suite(pd.DataFrame(asked["table"]), build, name="widget", index="file")
 except RuntimeError as error:
     outcome = str(error)
-print(json.dumps({"outcome": outcome, "imported": "great_expectations" in sys.modules, "code": first.returncode}))
+suite_worker.start_suite_worker()
+assert suite_worker._worker._waiting is None, "one worker is enough for a process"
+print(json.dumps({"outcome": outcome, "imported": "great_expectations" in sys.modules, "code": worker.returncode}))
 """
 
 
-def ask(table: dict[str, Any], *, kill: bool = False) -> dict[str, Any]:
-    asked = {"table": table, "suite": SUITE, "bright": asdict(BRIGHT), "kill": kill}
+def ask(table: dict[str, Any], *, statistic: str = "mean", kill: bool = False) -> dict[str, Any]:
+    asked = {"table": table, "suite": SUITE, "statistic": statistic, "bright": asdict(BRIGHT), "kill": kill}
     found = subprocess.run(
         [sys.executable, "-c", ASK, json.dumps(asked)], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -73,7 +76,7 @@ def judged(outcome: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 def test_the_other_process_finds_what_this_one_finds() -> None:
     answer = ask(TABLE)
-    here = suite_outcome(
+    here = run_suite_here(
         pd.DataFrame(TABLE),
         lambda: build_arrival_suite(bands={"mean": BRIGHT}, **SUITE),
         name="widget",
@@ -86,8 +89,14 @@ def test_the_other_process_finds_what_this_one_finds() -> None:
 
 
 def test_what_is_raised_there_is_raised_here() -> None:
+    answer = ask(TABLE, statistic="nonsense")
+    assert answer == {"outcome": "KeyError: 'nonsense'", "imported": False, "code": 0}
+
+
+def test_an_expectation_that_could_not_be_evaluated_there_is_no_verdict() -> None:
     answer = ask({column: values for column, values in TABLE.items() if column != "kind"})
     assert "other_format could not be evaluated" in answer["outcome"]
+    assert (answer["imported"], answer["code"]) == (False, 0)
 
 
 def test_a_process_that_was_killed_is_done_without() -> None:
@@ -96,27 +105,46 @@ def test_a_process_that_was_killed_is_done_without() -> None:
     assert (answer["imported"], answer["code"]) == (True, -signal.SIGKILL)
 
 
-def test_it_ends_with_a_process_that_was_killed_and_ctrl_c_is_not_for_it(tmp_path: Path) -> None:
-    code = """
+STARTED = """
 import os, signal
-from tasks import suite_process
-suite_process.start_suite_process()
-pid = suite_process._ahead.start().pid
+from tasks import suite_worker
+suite_worker.start_suite_worker()
+pid = suite_worker._worker._waiting.pid
 print(pid, os.getpgid(pid), os.getpgid(0), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
 """
-    asking = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+
+
+def started(tmp_path: Path, *, then: str) -> int:
+    """The worker of a process that ended by `then` and never asked it."""
+    asking = subprocess.run(
+        [sys.executable, "-c", STARTED + then],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    assert asking.stdout is not None
-    pid, group, own_group = map(int, asking.stdout.readline().split())
-    asking.wait()
-    asking.stdout.close()
-    assert group != own_group
+    pid, group, own_group = map(int, asking.stdout.split())
+    assert group != own_group, "Ctrl-C would be for both"
+    return pid
+
+
+def ends(pid: int, *, within: float) -> bool:
     try:
-        psutil.Process(pid).wait(timeout=60)
+        psutil.Process(pid).wait(timeout=within)
     except psutil.NoSuchProcess:
         pass
     except psutil.TimeoutExpired:
         os.kill(pid, signal.SIGKILL)
-        pytest.fail("it waits for a process that is dead")
+        return False
+    return True
+
+
+def test_a_process_that_ends_before_it_asks_takes_it_along(tmp_path: Path) -> None:
+    pid = started(tmp_path, then="raise SystemExit(1)")
+    assert ends(pid, within=1.0), "whoever reads the errors of both waits for an import that nobody needs"
+
+
+def test_it_outlives_a_process_that_was_killed_by_its_import_only(tmp_path: Path) -> None:
+    pid = started(tmp_path, then="os.kill(os.getpid(), signal.SIGKILL)")
+    assert ends(pid, within=60.0)
