@@ -52,12 +52,17 @@ class _Worker:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
                 start_new_session=True,  # Ctrl-C is not for it
             )
-            atexit.register(self._waiting.kill)  # if this process fails before it asks, nobody waits for an import
+            atexit.register(_end, self._waiting)  # if this process fails before it asks, nobody waits for an import
 
     def take(self) -> subprocess.Popen[bytes] | None:
         with self._lock:
             worker, self._waiting = self._waiting, None
         return worker
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    worker.kill()
+    worker.wait()
 
 
 _worker = _Worker()
@@ -80,11 +85,10 @@ def run_suite_in_worker(
     Raises:
         RuntimeError: what was raised there.
     """
-    asked = pickle.dumps((table, build, name, index))
     worker = _worker.take()
     if worker is None:
         return None
-    answer, _ = worker.communicate(asked)
+    answer, _ = worker.communicate(pickle.dumps((table, build, name, index)))
     if worker.returncode != 0:
         LOGGER.warning("the process that imports Great Expectations ended with %d: done without", worker.returncode)
         return None
