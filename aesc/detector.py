@@ -15,7 +15,7 @@ from aesc.device import multiply_in_float32, resolve_device
 from aesc.errors import AescError
 from aesc.images import Image, read_image, to_network_input
 from aesc.network import AESc
-from aesc.normalisation import Divisors, load_divisors, save_divisors
+from aesc.normalisation import PlaceMaps, load_place_maps, save_place_maps
 from aesc.operating_point import OperatingPoint
 from aesc.params import STRATEGIES, Strategy
 from aesc.residual import ResidualPath
@@ -61,17 +61,17 @@ class Detector:
         AescError: the operating point belongs to other weights (on `load`).
     """
 
-    def __init__(self, network: AESc, operating_point: OperatingPoint, divisors: Divisors | None = None) -> None:
+    def __init__(self, network: AESc, operating_point: OperatingPoint, place_maps: PlaceMaps | None = None) -> None:
         self.operating_point = operating_point
         self._network = network
-        self._divisors = divisors or {}
+        self._place_maps = place_maps or {}
         self._device = next(network.parameters()).device
         self._scorer = Scorer(
             network,
             detection=operating_point.detection,
             seed=operating_point.seed,
             scales=operating_point.scales,
-            divisors=self._divisors,
+            place_maps=self._place_maps,
         )
 
     @property
@@ -82,7 +82,7 @@ class Detector:
     def save(self, folder: Path) -> None:
         """Write weights, normalisation and operating point into `folder`."""
         save_network(self._network, folder)
-        save_divisors(self._divisors, folder)
+        save_place_maps(self._place_maps, folder)
         self.operating_point.save(folder)
 
     @classmethod
@@ -99,10 +99,10 @@ class Detector:
                 allowed="the weights that were calibrated",
                 todo="fetch the model version again, or calibrate again",
             )
-        divisors = load_divisors(
+        place_maps = load_place_maps(
             folder, sha256=operating_point.divisors_sha256, device=next(network.parameters()).device
         )
-        return cls(network, operating_point, divisors)
+        return cls(network, operating_point, place_maps)
 
     def predict(self, source: Path | Image, *, strategy: Strategy | None = None, lazy: bool = False) -> Prediction:
         """The prediction for one image file or decoded image; see `predict_batch`."""

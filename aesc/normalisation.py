@@ -4,6 +4,9 @@ At an edge that the network never gives back quite right, a residual means less 
 pixel by pixel, by mean + 3 mean absolute deviations over clean validation images + the overall mean: the last term
 keeps a place where clean images show nothing from making an alarm of everything. A few images say little about a single
 pixel, so the statistics are blurred and drawn toward their average over the image, the more the fewer images there are.
+
+Of the logits of a head that marks corruptions only the mean is taken, and subtracted: on an even ground, where nearly
+everything painted shows but a faint blob leaves no trace, a head is never as sure as elsewhere.
 """
 
 from __future__ import annotations
@@ -23,13 +26,17 @@ from aesc.files import write_atomically
 
 FILE = "normalisation.safetensors"
 
-MapName = Literal["pixels", "features", "structure", "uncertainty"]
-Divisors = Mapping[MapName, Tensor]
-"""By map, what it is divided by: side x side, above 0. Without an entry a map is left as it is."""
+MapName = Literal["pixels", "features", "structure", "uncertainty", "logits"]
+PlaceMaps = Mapping[MapName, Tensor]
+"""By map, what it is divided by, side x side, above 0; by "logits" what is subtracted from them, side x side.
+
+Without an entry a map is left as it is.
+"""
 
 _DEVIATIONS = 3.0
 _PRIOR_IMAGES = 20.0  # the average over the image counts like so many images
 _BLUR = 1 / 64  # of the side, sigma
+_LEVEL_BLUR = 1 / 32
 
 
 def divisor(maps: Tensor) -> Tensor:
@@ -42,27 +49,32 @@ def divisor(maps: Tensor) -> Tensor:
     return torch.where(found > 0.0, found, 1.0)
 
 
+def usual_logits(logits: Tensor) -> Tensor:
+    """What is usual at each place, side x side, from the logits of clean images: count x side x side."""
+    return smooth(logits.mean(dim=0, keepdim=True), logits.shape[-1] * _LEVEL_BLUR)[0]
+
+
 def _drawn_to_average(values: Tensor, count: int) -> Tensor:
     return (count * values + _PRIOR_IMAGES * values.mean()) / (count + _PRIOR_IMAGES)
 
 
-def save_divisors(divisors: Divisors, folder: Path) -> str:
+def save_place_maps(place_maps: PlaceMaps, folder: Path) -> str:
     """Write `folder/normalisation.safetensors`; its sha256. Nothing is written, and "" returned, if there are none."""
-    if not divisors:
+    if not place_maps:
         return ""
-    content = _content(divisors)
+    content = _content(place_maps)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE, lambda path: path.write_bytes(content))
     return hashlib.sha256(content).hexdigest()
 
 
-def load_divisors(folder: Path, *, sha256: str, device: torch.device) -> dict[MapName, Tensor]:
-    """Read back what `save_divisors` wrote.
+def load_place_maps(folder: Path, *, sha256: str, device: torch.device) -> dict[MapName, Tensor]:
+    """Read back what `save_place_maps` wrote.
 
     Args:
         folder: of the detector.
         sha256: which the file must have; "" if there is none.
-        device: where the divisors are wanted.
+        device: where the place_maps are wanted.
 
     Raises:
         AescError: the file is missing or another one.
@@ -80,5 +92,5 @@ def load_divisors(folder: Path, *, sha256: str, device: torch.device) -> dict[Ma
     return dict(load_file(path, device=str(device)))
 
 
-def _content(divisors: Divisors) -> bytes:
-    return bytes(save({str(name): values.detach().cpu().contiguous() for name, values in sorted(divisors.items())}))
+def _content(place_maps: PlaceMaps) -> bytes:
+    return bytes(save({str(name): values.detach().cpu().contiguous() for name, values in sorted(place_maps.items())}))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from aesc.detection import enlarge, smooth
 from aesc.network import AESc
 from aesc.params import Detection, ResidualKind
-from aesc.segmentation import LogitScale, SegmentationHead, weighed
+from aesc.segmentation import LogitScale, SegmentationHead, above_usual, weighed
 from aesc.structural_similarity import structural_dissimilarity
 from aesc.whitening import Matrix, whitened_squares
 
@@ -46,9 +46,11 @@ class ResidualPath(nn.Module):
         feature_length: of a feature vector on clean images; 0 where features are not used.
         whitening: of the pixels' differences; empty where their absolute values are summed.
         segmentation: of the head's logits; None where there is no head.
+        usual_logits: what is usual at each place, side x side; None where it is `segmentation.level` everywhere.
     """
 
     _whitening: Tensor
+    _usual_logits: Tensor
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class ResidualPath(nn.Module):
         feature_length: float,
         whitening: Sequence[Matrix] = (),
         segmentation: LogitScale | None = None,
+        usual_logits: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -70,6 +73,9 @@ class ResidualPath(nn.Module):
         for name in self._names:
             unit = torch.as_tensor(units[name], dtype=torch.float32, device=device)
             self.register_buffer(f"_unit_of_{name}", unit, persistent=False)
+        level = 0.0 if segmentation is None else segmentation.level
+        usual = torch.as_tensor(level if usual_logits is None else usual_logits, dtype=torch.float32, device=device)
+        self.register_buffer("_usual_logits", usual, persistent=False)
         self.register_buffer("_whitening", torch.tensor(whitening, device=device), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +91,7 @@ class ResidualPath(nn.Module):
         residual = join([found[name] / getattr(self, f"_unit_of_{name}") for name in self._names])
         if self.network.segmentation is not None and self._logit_scale is not None:
             logits = smoothed_logits(self.network.segmentation, images, reconstruction, smoothing=self._smoothing)
-            residual = weighed(residual, logits, self._logit_scale)
+            residual = weighed(residual, above_usual(logits, self._usual_logits), self._logit_scale)
         return reconstruction, residual
 
 

@@ -50,9 +50,9 @@ def choose_residual(network: AESc, validation: Pixels, *, params: Params) -> Cho
     if len(kinds) == 1:
         return ChosenResidual(None, references[kinds[0]])
     found = {}
-    for kind, (scales, divisors) in references.items():
+    for kind, (scales, place_maps) in references.items():
         detection = params.detection.model_copy(update={"residual": kind})
-        scorer = Scorer(network, detection=detection, seed=seed, scales=scales, divisors=divisors)
+        scorer = Scorer(network, detection=detection, seed=seed, scales=scales, place_maps=place_maps)
         found[kind] = _separation(scorer, validation, params)
     chosen = choose(
         "residual",

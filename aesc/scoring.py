@@ -11,11 +11,11 @@ from torch import Tensor
 
 from aesc.detection import image_scores, mc_dropout_variance, smooth
 from aesc.network import AESc
-from aesc.normalisation import Divisors, MapName, divisor
+from aesc.normalisation import MapName, PlaceMaps, divisor, usual_logits
 from aesc.params import IMAGE_SCORES, STRATEGIES, Detection, ResidualKind, Strategy
 from aesc.pixels import Pixels
 from aesc.residual import PARTS, Part, ResidualPath, feature_length, join, residual_parts, smoothed_logits
-from aesc.segmentation import WEIGHT, LogitScale, weighed
+from aesc.segmentation import FLOOR, WEIGHT, LogitScale, above_usual, weighed
 from aesc.whitening import Covariance, Matrix
 
 INFERENCE_BATCH = 16
@@ -27,7 +27,7 @@ class Scales(BaseModel):
     """What clean validation images typically show: in these units maps are added.
 
     residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual,
-    where there are several and no divisors; feature_length: of the encoder's vectors, 0 where they are not used;
+    where there are several and none of a place; feature_length: of the encoder's vectors, 0 where they are not used;
     whitening: of the pixels' differences, empty where they are summed; segmentation: of the head's logits, None without
     a head.
     """
@@ -46,7 +46,7 @@ class Reference(NamedTuple):
     """What maps are measured against."""
 
     scales: Scales
-    divisors: Divisors
+    place_maps: PlaceMaps
 
 
 class Scored(NamedTuple):
@@ -68,15 +68,15 @@ class Scorer:
         network: trained, in evaluation mode.
         detection: passes, smoothing and top fraction are used.
         seed: of the dropout masks.
-        scales, divisors: from `measure_reference`.
+        scales, place_maps: from `measure_reference`.
     """
 
     def __init__(
-        self, network: AESc, *, detection: Detection, seed: int, scales: Scales, divisors: Divisors | None = None
+        self, network: AESc, *, detection: Detection, seed: int, scales: Scales, place_maps: PlaceMaps | None = None
     ) -> None:
-        divisors = divisors or {}
+        place_maps = place_maps or {}
         self.network = network
-        units = {name: divisors.get(name, scales.parts.get(name, 1.0)) for name in PARTS[detection.residual]}
+        units = {name: place_maps.get(name, scales.parts.get(name, 1.0)) for name in PARTS[detection.residual]}
         self.residual_path = ResidualPath(
             network,
             detection=detection,
@@ -84,11 +84,12 @@ class Scorer:
             feature_length=scales.feature_length,
             whitening=scales.whitening,
             segmentation=scales.segmentation,
+            usual_logits=place_maps.get("logits"),
         )
         self._detection = detection
         self._seed = seed
         self._scales = scales
-        self._divisor = divisors.get("uncertainty")
+        self._divisor = place_maps.get("uncertainty")
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, *, strategies: Collection[Strategy] = STRATEGIES) -> Scored:
@@ -129,11 +130,55 @@ def measure_references(
     network: AESc, clean: Pixels, *, kinds: Sequence[ResidualKind], detection: Detection, seed: int
 ) -> dict[ResidualKind, Reference]:
     """As `measure_reference`, for several residuals in the place of its own; what they share is measured once."""
+    names = tuple(dict.fromkeys(name for kind in kinds for name in PARTS[kind]))
+    maps, logits, length, whitening = _clean_maps(network, clean, names, detection=detection, seed=seed)
+    place_maps: dict[MapName, Tensor] = {}
+    if detection.normalise:
+        place_maps = {name: divisor(values) for name, values in maps.items()}
+        maps = {name: values / place_maps[name] for name, values in maps.items()}
+        if logits is not None:
+            place_maps["logits"] = usual_logits(logits)
+    references = {}
+    for kind in kinds:
+        joined = PARTS[kind]
+        parts: dict[Part, float] = {}
+        if not detection.normalise and len(joined) > 1:
+            parts = {name: maps[name].mean().item() or 1.0 for name in joined}
+        residuals = join([maps[name] / parts.get(name, 1.0) for name in joined])
+        scale = None
+        if logits is not None:
+            level = logits.mean()
+            above = above_usual(logits, place_maps.get("logits", level))
+            scale = _logit_scale(level.item(), above, residuals, top_fraction=detection.top_fraction)
+            residuals = weighed(residuals, above, scale)
+        scales = Scales(
+            residual=_typical(residuals),
+            uncertainty=_typical(maps["uncertainty"]),
+            parts=parts,
+            feature_length=length if "features" in joined else 0.0,
+            whitening=whitening,
+            segmentation=scale,
+        )
+        needed = {*joined, "uncertainty", "logits"}
+        references[kind] = Reference(scales, {name: found for name, found in place_maps.items() if name in needed})
+    return references
 
+
+class _CleanMaps(NamedTuple):
+    """Of clean images, images x side x side each: maps by name, the head's logits, and what the maps were made with."""
+
+    maps: dict[MapName, Tensor]
+    logits: Tensor | None
+    feature_length: float
+    whitening: tuple[Matrix, ...]
+
+
+def _clean_maps(
+    network: AESc, clean: Pixels, names: tuple[Part, ...], *, detection: Detection, seed: int
+) -> _CleanMaps:
     def batches() -> Iterator[Tensor]:
         return clean.batches(INFERENCE_BATCH, most=REFERENCE_IMAGES)
 
-    names = tuple(dict.fromkeys(name for kind in kinds for name in PARTS[kind]))
     length = 0.0
     if "features" in names:
         length = torch.cat([feature_length(network, batch) for batch in batches()]).mean().item()
@@ -152,30 +197,7 @@ def measure_references(
             logits.append(smoothed_logits(network.segmentation, batch, reconstruction, smoothing=detection.smoothing))
         kept["uncertainty"].append(_uncertainty(network, batch, detection=detection, seed=seed))
     maps = {name: torch.cat(values) for name, values in kept.items()}
-    divisors = {name: divisor(values) for name, values in maps.items()} if detection.normalise else {}
-    maps = {name: values / divisors.get(name, 1.0) for name, values in maps.items()}
-    together = torch.cat(logits) if logits else None
-    scale = None if together is None else _logit_scale(together, top_fraction=detection.top_fraction)
-    references = {}
-    for kind in kinds:
-        joined = PARTS[kind]
-        parts: dict[Part, float] = {}
-        if not detection.normalise and len(joined) > 1:
-            parts = {name: maps[name].mean().item() or 1.0 for name in joined}
-        residuals = join([maps[name] / parts.get(name, 1.0) for name in joined])
-        if together is not None and scale is not None:
-            residuals = weighed(residuals, together, scale)
-        scales = Scales(
-            residual=_typical(residuals),
-            uncertainty=_typical(maps["uncertainty"]),
-            parts=parts,
-            feature_length=length if "features" in joined else 0.0,
-            whitening=whitening,
-            segmentation=scale,
-        )
-        needed = {*joined, "uncertainty"}
-        references[kind] = Reference(scales, {name: found for name, found in divisors.items() if name in needed})
-    return references
+    return _CleanMaps(maps, torch.cat(logits) if logits else None, length, whitening)
 
 
 def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
@@ -185,11 +207,10 @@ def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
     return covariance.whitening()
 
 
-def _logit_scale(logits: Tensor, *, top_fraction: float) -> LogitScale:
-    level = logits.mean().item()
-    above = (logits - level).clamp(min=0.0)
-    unit = image_scores(above, "top", top_fraction=top_fraction).mean().item()
-    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT), weight=WEIGHT)
+def _logit_scale(level: float, above: Tensor, residuals: Tensor, *, top_fraction: float) -> LogitScale:
+    """Of clean images' maps, images x side x side: how far logits lie above what is usual, and residuals."""
+    unit, top = (image_scores(maps, "top", top_fraction=top_fraction).mean().item() for maps in (above, residuals))
+    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT), weight=WEIGHT, floor=FLOOR * top)
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

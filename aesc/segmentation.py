@@ -22,12 +22,16 @@ _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted
 _FOCUS = 2.0  # exponent of the focal loss
 WEIGHT = 2.0  # the residual is three times as large where as much is marked as at the top of clean images
+FLOOR = 0.5  # of the top of clean images' residuals: what a mark counts for where next to nothing differs
 
 
 class LogitScale(BaseModel):
-    """What the logits of clean images are like: their mean, and how far the top of a clean image's map lies above.
+    """What the logits of clean images are like, and what a mark counts for.
 
+    level: their mean; where maps are normalised, what is usual lies beside it for each place (aesc/normalisation.py).
+    unit: how far the top of a clean image's map lies above what is usual.
     weight: by how much of itself the residual grows where a logit lies as far above.
+    floor: what is added to the residual before it grows, since the head also sees what is given back as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +39,7 @@ class LogitScale(BaseModel):
     level: float
     unit: float = Field(gt=0.0)
     weight: float = Field(default=0.5, gt=0.0)  # operating points of before it was raised do not say
+    floor: float = Field(default=0.0, ge=0.0)  # nor do those of before there was one
 
 
 class SegmentationHead(nn.Module):
@@ -105,6 +110,18 @@ def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return (entropy * wrong.pow(_FOCUS)).mean()
 
 
-def weighed(residual: Tensor, logits: Tensor, scale: LogitScale) -> Tensor:
-    """The residual, larger where the head marks more than is usual on clean images; all batch x side x side."""
-    return residual * (1.0 + scale.weight / scale.unit * (logits - scale.level).clamp(min=0.0))
+def above_usual(logits: Tensor, usual: Tensor | float) -> Tensor:
+    """How far logits lie above what is usual, 0 where they do not: batch x side x side."""
+    return (logits - usual).clamp(min=0.0)
+
+
+def weighed(residual: Tensor, above: Tensor, scale: LogitScale) -> Tensor:
+    """The residual, larger where the head marks more than is usual on clean images.
+
+    Args:
+        residual: batch x side x side.
+        above: how far the smoothed logits lie above what is usual (`above_usual`); the same shape.
+        scale: of the head.
+    """
+    marked = scale.weight / scale.unit * above
+    return residual * (1.0 + marked) + scale.floor * marked

@@ -11,7 +11,7 @@ import torch
 
 from aesc.detector import Detector
 from aesc.network import network_for
-from aesc.normalisation import save_divisors
+from aesc.normalisation import save_place_maps
 from aesc.operating_point import calibrate
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
@@ -40,8 +40,8 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
     network = network_for(params, channels=channels, generator=torch.Generator().manual_seed(0)).eval()
     clean = np.stack([striped_image(side, number, channels=channels) for number in range(images)])
     pixels, seed = Pixels(clean, np.arange(images), torch.device("cpu")), params.training.seed
-    scales, divisors = measure_reference(network, pixels, detection=params.detection, seed=seed)
-    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
+    scales, place_maps = measure_reference(network, pixels, detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, place_maps=place_maps)
     scored = scorer(pixels.batch(torch.arange(images)))
     point = calibrate(
         pd.DataFrame({name: values.double().numpy() for name, values in scored.scores.items()}).assign(
@@ -53,8 +53,8 @@ def untrained_detector(folder: Path, *overrides: str, side: int = 256, channels:
         weights_sha256=save_network(network, folder / "detector").weights_sha256,
         channels=channels,
         scales=scales,
-        divisors_sha256=save_divisors(divisors, folder / "detector"),
+        divisors_sha256=save_place_maps(place_maps, folder / "detector"),
     )
-    detector = Detector(network, point, divisors)
+    detector = Detector(network, point, place_maps)
     detector.save(folder / "detector")
     return detector

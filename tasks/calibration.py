@@ -25,7 +25,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
 
     from aesc.choice import ResidualChoice
     from aesc.detector import Detector
-    from aesc.normalisation import load_divisors
+    from aesc.normalisation import load_place_maps
     from aesc.operating_point import calibrate
     from aesc.report import calibration_table, measure, score_table
     from aesc.scoring import Scales
@@ -39,7 +39,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
     reference = read_json(run.evaluation / SCALES)
     divisors_sha256 = reference.pop(DIVISORS)
     residual_choice = reference.pop(RESIDUAL_CHOICE)
-    divisors = load_divisors(run.evaluation, sha256=divisors_sha256, device=cpu)
+    place_maps = load_place_maps(run.evaluation, sha256=divisors_sha256, device=cpu)
     point = calibrate(
         scores,
         params=params,
@@ -51,7 +51,7 @@ def calibrate_threshold(category: str, run_folder: str) -> str:
         divisors_sha256=divisors_sha256,
         residual_choice=residual_choice and ResidualChoice.model_validate(residual_choice),
     )
-    Detector(network, point, divisors).save(run.detector)
+    Detector(network, point, place_maps).save(run.detector)
     _say_promise(point)
     metrics = measure(scores, run.evaluation, point=point, params=params)
     write_json(run.metrics, metrics)

@@ -21,7 +21,7 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     from aesc.choice import detection_with
     from aesc.device import multiply_in_float32, resolve_device
     from aesc.evaluation import evaluate
-    from aesc.normalisation import save_divisors
+    from aesc.normalisation import save_place_maps
     from aesc.pixels import Pixels
     from aesc.residual_choice import choose_residual
     from aesc.scoring import Scorer
@@ -34,13 +34,13 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
     network, _ = load_network(run.network, device=device)
     store, rows, _ = decoded(manifest, data_root=Path(data_root), params=params)
     validation = Pixels(store, rows[(manifest["split"] == "validation").to_numpy()], device)
-    choice, (scales, divisors) = choose_residual(network, validation, params=params)
+    choice, (scales, place_maps) = choose_residual(network, validation, params=params)
     scorer = Scorer(
         network,
         detection=detection_with(params.detection, choice),
         seed=params.training.seed,
         scales=scales,
-        divisors=divisors,
+        place_maps=place_maps,
     )
     scores = evaluate(
         scorer,
@@ -56,7 +56,7 @@ def evaluate_detector(category: str, data_root: str, run_folder: str) -> str:
         run.evaluation / SCALES,
         {
             **scales.model_dump(),
-            DIVISORS: save_divisors(divisors, run.evaluation),
+            DIVISORS: save_place_maps(place_maps, run.evaluation),
             RESIDUAL_CHOICE: choice and choice.model_dump(),
         },
     )

@@ -11,7 +11,7 @@ import torch
 from aesc.cache import ImageCache
 from aesc.detector import Detector
 from aesc.manifest import scan_category
-from aesc.normalisation import save_divisors
+from aesc.normalisation import save_place_maps
 from aesc.operating_point import calibrate
 from aesc.params import Params
 from aesc.pixels import Pixels
@@ -35,8 +35,8 @@ def train_detector(data_root: Path, category: str, *, params: Params, folder: Pa
 
     network = fit(pixels("train"), pixels("validation"), channels=3, params=params, device=CPU).network
     seed = params.training.seed
-    scales, divisors = measure_reference(network, pixels("validation"), detection=params.detection, seed=seed)
-    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, divisors=divisors)
+    scales, place_maps = measure_reference(network, pixels("validation"), detection=params.detection, seed=seed)
+    scorer = Scorer(network, detection=params.detection, seed=seed, scales=scales, place_maps=place_maps)
     images = cache.take(clean.loc[clean["split"] == "calibration", "sha256"].tolist())
     scored = scorer(torch.from_numpy(np.moveaxis(images, 3, 1)).float() / 255.0)
     scores = pd.DataFrame({name: values.double().numpy() for name, values in scored.scores.items()})
@@ -48,6 +48,6 @@ def train_detector(data_root: Path, category: str, *, params: Params, folder: Pa
         weights_sha256=save_network(network, folder / "network").weights_sha256,
         channels=3,
         scales=scales,
-        divisors_sha256=save_divisors(divisors, folder / "network"),
+        divisors_sha256=save_place_maps(place_maps, folder / "network"),
     )
-    return Detector(network, point, divisors)
+    return Detector(network, point, place_maps)

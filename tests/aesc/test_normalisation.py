@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aesc.errors import AescError
-from aesc.normalisation import FILE, MapName, divisor, load_divisors, save_divisors
+from aesc.normalisation import FILE, MapName, divisor, load_place_maps, save_place_maps
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -38,20 +38,20 @@ def test_images_that_show_nothing_divide_by_one() -> None:
 
 
 def test_what_was_saved_is_loaded_and_nothing_else(tmp_path: Path) -> None:
-    divisors: dict[MapName, Tensor] = {"pixels": divisor(clean_maps(3)), "uncertainty": divisor(clean_maps(4))}
-    sha256 = save_divisors(divisors, tmp_path)
-    loaded = load_divisors(tmp_path, sha256=sha256, device=CPU)
-    assert loaded.keys() == divisors.keys()
-    assert all(torch.equal(loaded[name], divisors[name]) for name in divisors)
-    save_divisors({**divisors, "pixels": divisor(clean_maps(5))}, tmp_path)
+    place_maps: dict[MapName, Tensor] = {"pixels": divisor(clean_maps(3)), "uncertainty": divisor(clean_maps(4))}
+    sha256 = save_place_maps(place_maps, tmp_path)
+    loaded = load_place_maps(tmp_path, sha256=sha256, device=CPU)
+    assert loaded.keys() == place_maps.keys()
+    assert all(torch.equal(loaded[name], place_maps[name]) for name in place_maps)
+    save_place_maps({**place_maps, "pixels": divisor(clean_maps(5))}, tmp_path)
     with pytest.raises(AescError, match=f"(?s){FILE}.*{sha256[:12]}"):
-        load_divisors(tmp_path, sha256=sha256, device=CPU)
+        load_place_maps(tmp_path, sha256=sha256, device=CPU)
     (tmp_path / FILE).unlink()
     with pytest.raises(AescError, match="cannot be read"):
-        load_divisors(tmp_path, sha256=sha256, device=CPU)
+        load_place_maps(tmp_path, sha256=sha256, device=CPU)
 
 
 def test_no_divisors_make_no_file(tmp_path: Path) -> None:
-    assert save_divisors({}, tmp_path) == ""
-    assert load_divisors(tmp_path, sha256="", device=CPU) == {}
+    assert save_place_maps({}, tmp_path) == ""
+    assert load_place_maps(tmp_path, sha256="", device=CPU) == {}
     assert not list(tmp_path.iterdir())

@@ -86,8 +86,8 @@ def test_a_tie_goes_to_the_one_that_was_asked_for() -> None:
 @pytest.mark.parametrize("kind", ["pixels", "features"])
 def test_it_is_seen_in_held_out_corruptions_of_the_validation_images(case: Case, kind: ResidualKind) -> None:
     detection = case.params.detection.model_copy(update={"residual": kind})
-    scales, divisors = measure_reference(case.network, case.validation, detection=detection, seed=1)
-    scorer = Scorer(case.network, detection=detection, seed=1, scales=scales, divisors=divisors)
+    scales, place_maps = measure_reference(case.network, case.validation, detection=detection, seed=1)
+    scorer = Scorer(case.network, detection=detection, seed=1, scales=scales, place_maps=place_maps)
     clean = case.validation.batch(torch.arange(IMAGES))
 
     def score(images: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -107,9 +107,9 @@ def test_maps_are_measured_against_clean_images_with_the_chosen_one(case: Case) 
     alone = measure_reference(case.network, case.validation, detection=detection, seed=1)
     asked = measure_reference(case.network, case.validation, detection=case.params.detection, seed=1)
     assert case.found.reference.scales == alone.scales != asked.scales
-    assert case.found.reference.divisors.keys() == alone.divisors.keys()
-    for name, divisor in alone.divisors.items():
-        torch.testing.assert_close(case.found.reference.divisors[name], divisor)
+    assert case.found.reference.place_maps.keys() == alone.place_maps.keys()
+    for name, divisor in alone.place_maps.items():
+        torch.testing.assert_close(case.found.reference.place_maps[name], divisor)
 
 
 @pytest.mark.parametrize("others", [(), ("both",)])

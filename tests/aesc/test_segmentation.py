@@ -22,7 +22,7 @@ from aesc.params_file import load_params
 from aesc.pixels import Pixels
 from aesc.residual import smoothed_logits
 from aesc.scoring import Scorer, measure_reference
-from aesc.segmentation import LogitScale, SegmentationHead, focal_loss, weighed
+from aesc.segmentation import LogitScale, SegmentationHead, above_usual, focal_loss, weighed
 from aesc.training import Trained, fit
 from aesc.training_step import TrainingStep
 from aesc.weights import DESCRIPTION, load_network, save_network
@@ -98,17 +98,24 @@ def test_focal_loss_is_the_paper_s() -> None:
 
 def test_the_residual_grows_where_more_is_marked_than_on_clean_images_and_never_shrinks() -> None:
     residual = torch.full((1, 1, 4), 3.0)
-    logits = torch.tensor([[[-9.0, -2.0, 0.0, 2.0]]])
-    found = weighed(residual, logits, LogitScale(level=-2.0, unit=4.0))
+    above = above_usual(torch.tensor([[[-9.0, -2.0, 0.0, 2.0]]]), -2.0)
+    found = weighed(residual, above, LogitScale(level=-2.0, unit=4.0))
     torch.testing.assert_close(found, torch.tensor([[[3.0, 3.0, 3.75, 4.5]]]))
 
 
+def test_a_mark_counts_where_nothing_differs() -> None:
+    """An autoencoder with skips gives some defects back as they are; the head may still see them."""
+    scale = LogitScale(level=-2.0, unit=4.0, weight=2.0, floor=1.5)
+    found = weighed(torch.tensor([[[0.0, 0.0, 3.0]]]), torch.tensor([[[0.0, 4.0, 4.0]]]), scale)
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 3.0, 12.0]]]))
+
+
 def test_what_was_calibrated_with_less_weight_keeps_it() -> None:
-    """Operating points of before it was raised do not say how much the head weighs."""
-    residual, logits = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 2.0)
+    """Operating points of before it was raised do not say how much the head weighs, nor that it has a floor."""
+    residual, above = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 4.0)
     before = LogitScale.model_validate({"level": -2.0, "unit": 4.0})
-    assert weighed(residual, logits, before).item() == pytest.approx(4.5)
-    assert weighed(residual, logits, before.model_copy(update={"weight": 2.0})).item() == pytest.approx(9.0)
+    assert weighed(residual, above, before).item() == pytest.approx(4.5)
+    assert weighed(residual, above, before.model_copy(update={"weight": 2.0})).item() == pytest.approx(9.0)
 
 
 def test_the_autoencoder_learns_as_without_it() -> None:
@@ -145,18 +152,21 @@ def test_scores_use_it(learnt: AESc) -> None:
     images = clean(8, seed=5).batch(torch.arange(8))
     plain = reference.scales.model_copy(update={"segmentation": None})
     ours, without = (
-        Scorer(learnt, detection=detection, seed=1, scales=scales, divisors=reference.divisors)(images)
+        Scorer(learnt, detection=detection, seed=1, scales=scales, place_maps=reference.place_maps)(images)
         for scales in (reference.scales, plain)
     )
     assert learnt.segmentation is not None
     logits = smoothed_logits(learnt.segmentation, images, ours.reconstruction, smoothing=detection.smoothing)
-    torch.testing.assert_close(ours.maps["residual"], weighed(without.maps["residual"], logits, scale))
+    above = above_usual(logits, reference.place_maps["logits"])
+    torch.testing.assert_close(ours.maps["residual"], weighed(without.maps["residual"], above, scale))
     assert ours.maps["residual"].mean() > 1.02 * without.maps["residual"].mean()
     assert reference.scales.residual == pytest.approx(ours.maps["residual"].median().item(), rel=1e-4)
     assert scale.level == pytest.approx(logits.mean().item(), rel=1e-4)
     assert scale.weight == 2.0
-    highest = (logits - scale.level).clamp(min=0.0).flatten(1).topk(round(0.005 * SIDE**2)).values
+    highest = above.flatten(1).topk(round(0.005 * SIDE**2)).values
     assert scale.unit == pytest.approx(highest.mean().item(), rel=1e-4)
+    highest = without.maps["residual"].flatten(1).topk(round(0.005 * SIDE**2)).values
+    assert scale.floor == pytest.approx(0.5 * highest.mean().item(), rel=1e-4)
 
 
 def test_a_head_that_says_the_same_everywhere_weighs_nothing(learnt: AESc) -> None:
