@@ -36,7 +36,8 @@ Without an entry a map is left as it is.
 _DEVIATIONS = 3.0
 _PRIOR_IMAGES = 20.0  # the average over the image counts like so many images
 _BLUR = 1 / 64  # of the side, sigma
-_LEVEL_BLUR = 1 / 32
+_LOGITS_PRIOR_IMAGES = 5.0  # they are blurred more, so fewer images say as much
+_LOGITS_BLUR = 1 / 32
 
 
 def divisor(maps: Tensor) -> Tensor:
@@ -44,18 +45,21 @@ def divisor(maps: Tensor) -> Tensor:
     count, side = maps.shape[0], maps.shape[-1]
     mean = maps.mean(dim=0)
     deviation = (maps - mean).abs().mean(dim=0)
-    mean, deviation = (_drawn_to_average(smooth(values[None], side * _BLUR)[0], count) for values in (mean, deviation))
+    mean, deviation = (
+        _drawn_to_average(smooth(values[None], side * _BLUR)[0], count, _PRIOR_IMAGES) for values in (mean, deviation)
+    )
     found = mean + _DEVIATIONS * deviation + mean.mean()
     return torch.where(found > 0.0, found, 1.0)
 
 
 def usual_logits(logits: Tensor) -> Tensor:
     """What is usual at each place, side x side, from the logits of clean images: count x side x side."""
-    return smooth(logits.mean(dim=0, keepdim=True), logits.shape[-1] * _LEVEL_BLUR)[0]
+    mean = smooth(logits.mean(dim=0, keepdim=True), logits.shape[-1] * _LOGITS_BLUR)[0]
+    return _drawn_to_average(mean, len(logits), _LOGITS_PRIOR_IMAGES)
 
 
-def _drawn_to_average(values: Tensor, count: int) -> Tensor:
-    return (count * values + _PRIOR_IMAGES * values.mean()) / (count + _PRIOR_IMAGES)
+def _drawn_to_average(values: Tensor, count: int, prior_images: float) -> Tensor:
+    return (count * values + prior_images * values.mean()) / (count + prior_images)
 
 
 def save_place_maps(place_maps: PlaceMaps, folder: Path) -> str:
