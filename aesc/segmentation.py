@@ -22,7 +22,7 @@ _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted
 _FOCUS = 2.0  # exponent of the focal loss
 WEIGHT = 2.0  # the residual is three times as large where as much is marked as at the top of clean images
-FLOOR = 0.5  # of the top of clean images' residuals: what a mark counts for where next to nothing differs
+FLOOR = 0.25  # of the top of clean images' residuals: what a mark counts for where next to nothing differs
 
 
 class LogitScale(BaseModel):

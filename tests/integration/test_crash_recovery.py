@@ -48,16 +48,20 @@ class Project:
         with prefect_client(self.server) as client:
             return client.read_flow_run(run_id)
 
-    def ended(self, run_id: Any, log: Path, *, timeout: float = 240) -> Any:
-        """The run once it is completed; it may crash on the way."""
+    def ended(self, run_id: Any, worker: Server, *, timeout: float = 240) -> Any:
+        """The run once it is completed and its process is gone; it may crash on the way.
+
+        A worker that is stopped while the process of a completed run is still there puts the run back.
+        """
         over = {"COMPLETED", "FAILED", "CANCELLED"}
 
         def found() -> Any:
             run = self.read(run_id)
             return run if run.state_type.value in over else None
 
-        run = wait_for("end of the run", found, timeout=timeout, log=log)
+        run = wait_for("end of the run", found, timeout=timeout, log=worker.log)
         assert run.state_type.value == "COMPLETED", run.state
+        wait_for("exit", lambda: not psutil.Process(worker.pid).children(recursive=True), timeout=60, log=worker.log)
         return run
 
     def history(self, run_id: Any) -> list[str]:
@@ -97,7 +101,7 @@ def undisturbed(project: Project, env: dict[str, str], tmp_path_factory: pytest.
     """The model version of a run that nothing happened to."""
     with servers.prefect_worker(tmp_path_factory.mktemp("calm"), "gpu", env) as worker:
         run_id = project.start()
-        project.ended(run_id, worker.log)
+        project.ended(run_id, worker)
     return project.version(run_id)
 
 
@@ -112,7 +116,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert not (folder / "network").exists(), "it was killed too late"
     assert project.read(run_id).state_type.value == "RUNNING"  # nobody has noticed
     with servers.prefect_worker(tmp_path / "second", "gpu", env) as worker:
-        run = project.ended(run_id, worker.log)
+        run = project.ended(run_id, worker)
     assert "resumed after epoch" in worker.log.read_text(encoding="utf-8")
     assert run.run_count == 2
     assert [name for name in project.history(run_id) if name not in WAITING] == [
@@ -132,7 +136,7 @@ def test_a_killed_process_is_started_again_by_its_worker(
         run_id = project.start()
         folder = wait_for_checkpoint(project, before, worker.log)
         kill_tree(worker.pid, spare_root=True)
-        project.ended(run_id, worker.log)
+        project.ended(run_id, worker)
     assert "Traceback" not in worker.log.read_text(encoding="utf-8")
     assert [name for name in project.history(run_id) if name not in WAITING] == [
         *("Running", "Crashed", "AwaitingRetry", "Running", "Completed")
@@ -191,5 +195,6 @@ def kill_tree(pid: int, *, spare_root: bool = False) -> list[int]:
 
 def test_only_what_was_asked_for_has_run(project: Project) -> None:
     with prefect_client(project.server) as client:
-        states = sorted(run.state_type.value for run in asked_for(client, flow="retrain"))
-    assert states == ["COMPLETED", "COMPLETED", "COMPLETED", "CRASHED"]
+        runs = asked_for(client, flow="retrain")
+    states = sorted(run.state_type.value for run in runs)
+    assert states == ["COMPLETED", "COMPLETED", "COMPLETED", "CRASHED"], [project.history(run.id) for run in runs]
