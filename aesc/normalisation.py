@@ -1,4 +1,4 @@
-"""What each place of a clean image usually shows, so that a map can be read in units of it.
+"""What each place of a clean image usually shows, so that a map can be read against it.
 
 At an edge that the network never gives back quite right, a residual means less than on a smooth face. A map is divided,
 pixel by pixel, by mean + 3 mean absolute deviations over clean validation images + the overall mean: the last term
@@ -30,7 +30,7 @@ MapName = Literal["pixels", "features", "structure", "uncertainty", "logits"]
 PlaceMaps = Mapping[MapName, Tensor]
 """By map, what it is divided by, side x side, above 0; by "logits" what is subtracted from them, side x side.
 
-Without an entry a map is left as it is.
+Without an entry one number does for all places (`aesc.scoring.Scales`).
 """
 
 _DEVIATIONS = 3.0
@@ -78,7 +78,7 @@ def load_place_maps(folder: Path, *, sha256: str, device: torch.device) -> dict[
     Args:
         folder: of the detector.
         sha256: which the file must have; "" if there is none.
-        device: where the place_maps are wanted.
+        device: where they are wanted.
 
     Raises:
         AescError: the file is missing or another one.

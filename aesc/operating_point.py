@@ -39,7 +39,7 @@ class OperatingPoint(BaseModel):
     max_megapixels: float
     detection: Detection
     scales: Scales
-    divisors_sha256: str = ""  # of what maps are divided by; "" for nothing
+    divisors_sha256: str = ""  # of the place maps (aesc/normalisation.py), "" for none; named when all were divisors
     strategy: Strategy
     choice: StrategyChoice | None
     residual_choice: ResidualChoice | None = None  # None where nothing was to choose from

@@ -163,7 +163,7 @@ class Detection(Section):
     passes: Annotated[int, Field(ge=2)]
     residual: ResidualKind
     whiten: bool = False  # pixels in units of how clean images' differences vary; older operating points do not say
-    normalise: bool  # maps in units of what clean images show at each place
+    normalise: bool  # maps against what clean images show at each place
     smoothing: Annotated[float, Field(ge=0.0)]  # sigma in pixels of the network's image, 0 is off
     image_score: ImageScore
     top_fraction: Rate

@@ -7,7 +7,8 @@ its noise does not, and by how alike they vary in small windows (aesc/structural
 one of these, not in all: they are joined by a power mean that is close to the largest one.
 
 In place of the sum, pixels can be measured in how clean images' differences vary (aesc/whitening.py), and where the
-network has a head that marks corruptions (aesc/segmentation.py), the residual counts for more at what it marks.
+network has a head that marks corruptions (aesc/segmentation.py), the residual counts for more at what it marks, even
+where next to nothing differs.
 """
 
 from __future__ import annotations

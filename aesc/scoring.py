@@ -27,9 +27,9 @@ class Scales(BaseModel):
     """What clean validation images typically show: in these units maps are added.
 
     residual and uncertainty: the median pixel of the two maps; parts: the mean pixel of each part of the residual,
-    where there are several and none of a place; feature_length: of the encoder's vectors, 0 where they are not used;
-    whitening: of the pixels' differences, empty where they are summed; segmentation: of the head's logits, None without
-    a head.
+    where there are several and no place maps; feature_length: of the encoder's vectors, 0 where they are not used;
+    whitening: of the pixels' differences, empty where they are summed; segmentation: of the head's logits and what a
+    mark counts for, None without a head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -138,30 +138,34 @@ def measure_references(
         maps = {name: values / place_maps[name] for name, values in maps.items()}
         if logits is not None:
             place_maps["logits"] = usual_logits(logits)
-    references = {}
-    for kind in kinds:
-        joined = PARTS[kind]
+    above, scale = None, None
+    if logits is not None:
+        level = logits.mean()
+        above = above_usual(logits, place_maps.get("logits", level))
+        unit = max(_top(above, detection.top_fraction), _LEAST_UNIT)
+        scale = LogitScale(level=level.item(), unit=unit, weight=WEIGHT)
+
+    def reference(kind: ResidualKind) -> Reference:
+        joined, marks = PARTS[kind], scale
         parts: dict[Part, float] = {}
         if not detection.normalise and len(joined) > 1:
             parts = {name: maps[name].mean().item() or 1.0 for name in joined}
         residuals = join([maps[name] / parts.get(name, 1.0) for name in joined])
-        scale = None
-        if logits is not None:
-            level = logits.mean()
-            above = above_usual(logits, place_maps.get("logits", level))
-            scale = _logit_scale(level.item(), above, residuals, top_fraction=detection.top_fraction)
-            residuals = weighed(residuals, above, scale)
+        if marks is not None and above is not None:
+            marks = marks.model_copy(update={"floor": FLOOR * _top(residuals, detection.top_fraction)})
+            residuals = weighed(residuals, above, marks)
         scales = Scales(
             residual=_typical(residuals),
             uncertainty=_typical(maps["uncertainty"]),
             parts=parts,
             feature_length=length if "features" in joined else 0.0,
             whitening=whitening,
-            segmentation=scale,
+            segmentation=marks,
         )
         needed = {*joined, "uncertainty", "logits"}
-        references[kind] = Reference(scales, {name: found for name, found in place_maps.items() if name in needed})
-    return references
+        return Reference(scales, {name: found for name, found in place_maps.items() if name in needed})
+
+    return {kind: reference(kind) for kind in kinds}
 
 
 class _CleanMaps(NamedTuple):
@@ -207,10 +211,9 @@ def _whitening(network: AESc, batches: Iterator[Tensor]) -> tuple[Matrix, ...]:
     return covariance.whitening()
 
 
-def _logit_scale(level: float, above: Tensor, residuals: Tensor, *, top_fraction: float) -> LogitScale:
-    """Of clean images' maps, images x side x side: how far logits lie above what is usual, and residuals."""
-    unit, top = (image_scores(maps, "top", top_fraction=top_fraction).mean().item() for maps in (above, residuals))
-    return LogitScale(level=level, unit=max(unit, _LEAST_UNIT), weight=WEIGHT, floor=FLOOR * top)
+def _top(maps: Tensor, fraction: float) -> float:
+    """How high clean images' maps (images x side x side) are where they are highest, in the mean."""
+    return image_scores(maps, "top", top_fraction=fraction).mean().item()
 
 
 def _uncertainty(network: AESc, images: Tensor, *, detection: Detection, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ _DIFFERENCE_SCALE = 10.0  # differences are small beside pixels
 _RARE = -3.0  # the first logit: few pixels are corrupted
 _FOCUS = 2.0  # exponent of the focal loss
 WEIGHT = 2.0  # the residual is three times as large where as much is marked as at the top of clean images
-FLOOR = 0.25  # of the top of clean images' residuals: what a mark counts for where next to nothing differs
+FLOOR = 0.25  # of the top of clean images' residuals: by so much larger a marked residual is taken to be
 
 
 class LogitScale(BaseModel):
@@ -31,7 +31,8 @@ class LogitScale(BaseModel):
     level: their mean; where maps are normalised, what is usual lies beside it for each place (aesc/normalisation.py).
     unit: how far the top of a clean image's map lies above what is usual.
     weight: by how much of itself the residual grows where a logit lies as far above.
-    floor: what is added to the residual before it grows, since the head also sees what is given back as it is.
+    floor: by how much larger than it is the residual is taken to be in that; the head also sees what is given back as
+        it is. Where nothing is marked nothing is added.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

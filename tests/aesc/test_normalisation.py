@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aesc.errors import AescError
-from aesc.normalisation import FILE, MapName, divisor, load_place_maps, save_place_maps
+from aesc.normalisation import FILE, MapName, divisor, load_place_maps, save_place_maps, usual_logits
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -37,6 +37,23 @@ def test_images_that_show_nothing_divide_by_one() -> None:
     assert torch.equal(divisor(torch.zeros(5, SIDE, SIDE)), torch.ones(SIDE, SIDE))
 
 
+def test_logits_that_are_higher_in_one_half_are_usual_there_and_the_more_so_the_more_images_say_it() -> None:
+    few, many = (usual_logits(clean_maps(count) - 7.0) for count in (3, 100))
+    steps = [(found[:, :16].mean() - found[:, -16:].mean()).item() for found in (few, many)]
+    assert steps == pytest.approx([4.5 * 3 / 8, 4.5 * 100 / 105], rel=0.05)  # halves of means 5 and 0.5
+    assert many.mean().item() == pytest.approx(2.75 - 7.0, abs=0.05)
+
+
+def test_a_single_place_of_a_single_image_is_not_usual() -> None:
+    logits = torch.full((1, SIDE, SIDE), -2.0)
+    logits[0, 30, 30] = 10.0
+    assert (usual_logits(logits) + 2.0).abs().max() < 0.2
+
+
+def test_logits_that_are_alike_everywhere_are_usual_as_they_are() -> None:
+    torch.testing.assert_close(usual_logits(torch.full((4, SIDE, SIDE), -2.0)), torch.full((SIDE, SIDE), -2.0))
+
+
 def test_what_was_saved_is_loaded_and_nothing_else(tmp_path: Path) -> None:
     place_maps: dict[MapName, Tensor] = {"pixels": divisor(clean_maps(3)), "uncertainty": divisor(clean_maps(4))}
     sha256 = save_place_maps(place_maps, tmp_path)
@@ -51,7 +68,7 @@ def test_what_was_saved_is_loaded_and_nothing_else(tmp_path: Path) -> None:
         load_place_maps(tmp_path, sha256=sha256, device=CPU)
 
 
-def test_no_divisors_make_no_file(tmp_path: Path) -> None:
+def test_no_place_maps_make_no_file(tmp_path: Path) -> None:
     assert save_place_maps({}, tmp_path) == ""
     assert load_place_maps(tmp_path, sha256="", device=CPU) == {}
     assert not list(tmp_path.iterdir())

@@ -108,8 +108,8 @@ def test_maps_are_measured_against_clean_images_with_the_chosen_one(case: Case) 
     asked = measure_reference(case.network, case.validation, detection=case.params.detection, seed=1)
     assert case.found.reference.scales == alone.scales != asked.scales
     assert case.found.reference.place_maps.keys() == alone.place_maps.keys()
-    for name, divisor in alone.place_maps.items():
-        torch.testing.assert_close(case.found.reference.place_maps[name], divisor)
+    for name, values in alone.place_maps.items():
+        torch.testing.assert_close(case.found.reference.place_maps[name], values)
 
 
 @pytest.mark.parametrize("others", [(), ("both",)])

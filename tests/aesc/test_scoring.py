@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from aesc.detector import Detector
 from aesc.images import Image
+from aesc.normalisation import FILE as NORMALISATION
 from aesc.operating_point import FILE, OperatingPoint
 from aesc.weights import load_network
 from aesc.whitening import BANDS, Covariance
@@ -18,8 +20,8 @@ from benchmarks.untrained import striped_image, untrained_detector
 SIDE = 64
 
 
-def whitening_detector(folder: Path) -> Detector:
-    settings = ("detection.whiten=true", "detection.residual=all", "detection.passes=2")
+def whitening_detector(folder: Path, *others: str) -> Detector:
+    settings = ("detection.whiten=true", "detection.residual=all", "detection.passes=2", *others)
     return untrained_detector(folder, *settings, side=SIDE, images=20)
 
 
@@ -44,6 +46,13 @@ def test_a_loaded_detector_whitens_as_the_saved_one_did(tmp_path: Path) -> None:
     assert set(detector.operating_point.scales.parts) == {"pixels", "features", "structure"}
     plain = untrained_detector(tmp_path / "plain", "detection.passes=2", side=SIDE, images=20)
     assert plain.predict(image).scores["residual"] != before.scores["residual"]
+
+
+def test_a_loaded_detector_takes_the_same_marks_for_usual(tmp_path: Path) -> None:
+    detector = whitening_detector(tmp_path, "network.segmentation=true", "detection.normalise=true")
+    assert "logits" in load_file(tmp_path / "detector" / NORMALISATION)
+    image = Image(pixels=striped_image(SIDE, 99), mode="rgb", bit_depth=8, width=SIDE, height=SIDE)
+    assert Detector.load(tmp_path / "detector", device="cpu").predict(image).scores == detector.predict(image).scores
 
 
 def test_an_operating_point_that_says_nothing_of_whitening_does_none(tmp_path: Path) -> None:

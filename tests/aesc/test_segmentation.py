@@ -17,6 +17,7 @@ from aesc.corruption import corrupt
 from aesc.errors import AescError
 from aesc.examples import restoration_loss
 from aesc.network import AESc, build_network
+from aesc.normalisation import usual_logits
 from aesc.params import Params
 from aesc.params_file import load_params
 from aesc.pixels import Pixels
@@ -143,9 +144,10 @@ def test_it_learns_to_mark_corruptions_that_training_did_not_use(learnt: AESc) -
     assert found["untrained"] < 0.7
 
 
+@pytest.mark.parametrize("normalise", [True, False])
 @torch.inference_mode()
-def test_scores_use_it(learnt: AESc) -> None:
-    detection = recipe("detection.passes=2").detection
+def test_scores_use_it(learnt: AESc, normalise: bool) -> None:
+    detection = recipe("detection.passes=2", f"detection.normalise={str(normalise).lower()}").detection
     reference = measure_reference(learnt, clean(8, seed=5), detection=detection, seed=1)
     scale = reference.scales.segmentation
     assert scale is not None
@@ -157,7 +159,8 @@ def test_scores_use_it(learnt: AESc) -> None:
     )
     assert learnt.segmentation is not None
     logits = smoothed_logits(learnt.segmentation, images, ours.reconstruction, smoothing=detection.smoothing)
-    above = above_usual(logits, reference.place_maps["logits"])
+    assert ("logits" in reference.place_maps) == normalise
+    above = above_usual(logits, usual_logits(logits) if normalise else logits.mean())
     torch.testing.assert_close(ours.maps["residual"], weighed(without.maps["residual"], above, scale))
     assert ours.maps["residual"].mean() > 1.02 * without.maps["residual"].mean()
     assert reference.scales.residual == pytest.approx(ours.maps["residual"].median().item(), rel=1e-4)
@@ -167,6 +170,49 @@ def test_scores_use_it(learnt: AESc) -> None:
     assert scale.unit == pytest.approx(highest.mean().item(), rel=1e-4)
     highest = without.maps["residual"].flatten(1).topk(round(0.005 * SIDE**2)).values
     assert scale.floor == pytest.approx(0.25 * highest.mean().item(), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_an_operating_point_of_before_scores_as_it_did(learnt: AESc) -> None:
+    """It has one level for all places, and says neither what a mark weighs nor that it counts by itself."""
+    detection = recipe("detection.passes=2").detection
+    scales, place_maps = measure_reference(learnt, clean(8, seed=5), detection=detection, seed=1)
+    assert learnt.segmentation is not None
+    before = scales.model_copy(update={"segmentation": LogitScale.model_validate({"level": -2.5, "unit": 0.5})})
+    plain = scales.model_copy(update={"segmentation": None})
+    divisors = {name: values for name, values in place_maps.items() if name != "logits"}
+    images = clean(8, seed=6).batch(torch.arange(8))
+    found, unweighed = (
+        Scorer(learnt, detection=detection, seed=1, scales=one, place_maps=divisors)(images) for one in (before, plain)
+    )
+    logits = smoothed_logits(learnt.segmentation, images, found.reconstruction, smoothing=detection.smoothing)
+    marked = 0.5 / 0.5 * (logits + 2.5).clamp(min=0.0)
+    assert marked.max() > 0.0
+    assert torch.equal(found.maps["residual"], unweighed.maps["residual"] * (1.0 + marked))
+
+
+def test_where_clean_images_are_always_marked_a_mark_says_nothing(learnt: AESc) -> None:
+    """With `normalise`; the head is less sure of one half of every clean image, as of an even ground."""
+    network = copy.deepcopy(learnt)
+    assert network.segmentation is not None
+    half = torch.zeros(SIDE, SIDE)
+    half[:, : SIDE // 2] = 1.0
+    network.segmentation.register_forward_hook(lambda _module, _arguments, logits: logits + half)
+    left = {}
+    for normalise in (True, False):
+        detection = recipe("detection.passes=2", f"detection.normalise={str(normalise).lower()}").detection
+        scales, place_maps = measure_reference(network, clean(60, seed=5), detection=detection, seed=1)
+        plain = scales.model_copy(update={"segmentation": None})
+        marked, unmarked = (
+            Scorer(network, detection=detection, seed=1, scales=one, place_maps=place_maps)(
+                clean(8, seed=5).batch(torch.arange(8))
+            ).maps["residual"]
+            for one in (scales, plain)
+        )
+        added = marked - unmarked
+        left[normalise] = (added[..., : SIDE // 4].mean() / added.mean()).item()
+    assert left[True] < 1.15
+    assert left[False] > 1.4
 
 
 def test_a_head_that_says_the_same_everywhere_weighs_nothing(learnt: AESc) -> None:
