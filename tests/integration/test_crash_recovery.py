@@ -51,7 +51,7 @@ class Project:
     def ended(self, run_id: Any, worker: Server, *, timeout: float = 240) -> Any:
         """The run once it is completed and its process is gone; it may crash on the way.
 
-        A worker that is stopped while the process of a completed run is still there puts the run back.
+        On a busy machine the run was seen crashed or scheduled again where its worker was stopped before that.
         """
         over = {"COMPLETED", "FAILED", "CANCELLED"}
 
