@@ -42,24 +42,23 @@ _LOGITS_BLUR = 1 / 32
 
 def divisor(maps: Tensor) -> Tensor:
     """The divisor, side x side, from the maps of clean images: count x side x side, 0 or more."""
-    count, side = maps.shape[0], maps.shape[-1]
+    count = len(maps)
     mean = maps.mean(dim=0)
     deviation = (maps - mean).abs().mean(dim=0)
-    mean, deviation = (
-        _drawn_to_average(smooth(values[None], side * _BLUR)[0], count, _PRIOR_IMAGES) for values in (mean, deviation)
-    )
+    mean, deviation = (_steadied(values, count, blur=_BLUR, prior_images=_PRIOR_IMAGES) for values in (mean, deviation))
     found = mean + _DEVIATIONS * deviation + mean.mean()
     return torch.where(found > 0.0, found, 1.0)
 
 
 def usual_logits(logits: Tensor) -> Tensor:
     """What is usual at each place, side x side, from the logits of clean images: count x side x side."""
-    mean = smooth(logits.mean(dim=0, keepdim=True), logits.shape[-1] * _LOGITS_BLUR)[0]
-    return _drawn_to_average(mean, len(logits), _LOGITS_PRIOR_IMAGES)
+    return _steadied(logits.mean(dim=0), len(logits), blur=_LOGITS_BLUR, prior_images=_LOGITS_PRIOR_IMAGES)
 
 
-def _drawn_to_average(values: Tensor, count: int, prior_images: float) -> Tensor:
-    return (count * values + prior_images * values.mean()) / (count + prior_images)
+def _steadied(values: Tensor, count: int, *, blur: float, prior_images: float) -> Tensor:
+    """Statistics of `count` images, side x side, blurred and drawn toward their average."""
+    blurred = smooth(values[None], values.shape[-1] * blur)[0]
+    return (count * blurred + prior_images * blurred.mean()) / (count + prior_images)
 
 
 def save_place_maps(place_maps: PlaceMaps, folder: Path) -> str:
