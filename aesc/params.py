@@ -125,15 +125,19 @@ class Corruption(Section):
     structured: Structured
     kept_noise: Annotated[float, Field(ge=0.0, le=0.5)]  # most standard deviation of noise on input and target alike
 
+    @property
+    def reach(self) -> float:
+        """How far the largest stain reaches from its centre, in image sides."""
+        return self.size[1] * (1.0 + self.irregularity + BLUR_REACH * self.blur)
+
     def contradictions(self) -> Iterator[str]:
         for key in ("size", "grey"):
             low, high = getattr(self, key)
             if low > high:
                 yield f"{key} is [{low:g}, {high:g}]; allowed: the smaller number first"
-        reach = self.size[1] * (1.0 + self.irregularity + BLUR_REACH * self.blur)
-        if reach > MOST_REACH:
+        if self.reach > MOST_REACH:
             yield (
-                f"the largest stain reaches {reach:.2g} image sides from its centre "
+                f"the largest stain reaches {self.reach:.2g} image sides from its centre "
                 f"(size[1] * (1 + irregularity + {BLUR_REACH:g} blur)); allowed: at most {MOST_REACH:g}, it must fit in"
             )
 

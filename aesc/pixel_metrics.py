@@ -2,32 +2,29 @@
 
 AUPRO is the area under the curve of the mean per-region overlap against the false positive rate of all normal pixels,
 up to a limit of that rate (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021), divided by the limit.
-A region is an 8-connected component of a mask. All three metrics come from one sort of the pooled scores: between two
-scores that defect pixels have, only the false positive rate moves, so the curves bend at defect scores alone.
+A region is an 8-connected component of a mask. Between two scores that defect pixels have, only the false positive
+rate moves, so the curves bend at defect scores alone: all three metrics come from how many normal pixels lie below each
+of those, for which only the defect pixels are sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from aesc.counting import count_below, for_each, split
 from aesc.errors import AescError
 
 FloatArray = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
-_Found = TypeVar("_Found")
 
 CURVE_POINTS = 2000
-_PARTS = 4
-_LEAST_TO_SPLIT = 500_000  # scores: fewer are sorted before threads have started
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
@@ -59,10 +56,7 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class PooledPixels:
-    """The scores of several images: normal pixels, ascending in each part, defect pixels descending with their shares.
-
-    Counting needs no more order than that, and several threads sort and search parts at once.
-    """
+    """The scores of several images: normal pixels in any order, defect pixels descending with their shares."""
 
     normal: FloatArray
     defect: FloatArray
@@ -73,13 +67,9 @@ class PooledPixels:
     def measurable(self) -> bool:
         return self.normal.size > 0 and self.defect.size > 0
 
-    @property
-    def parts(self) -> list[FloatArray]:
-        """Of `normal`."""
-        return _parts(self.normal)
-
     def ascending(self) -> FloatArray:
-        """`normal` in one ascending part, in place: its parts stay ascending."""
+        """`normal`, sorted in place: parts at once, then merged."""
+        for_each(np.ndarray.sort, split(self.normal))
         self.normal.sort(kind="stable")  # which merges runs that are ascending already
         return self.normal
 
@@ -158,7 +148,7 @@ def split_images(
 
     Args:
         maps, masks, labels: as in `pixel_metrics`.
-        ascending: sort each image's normal pixels; the pool sorts them all in any case.
+        ascending: sort each image's normal pixels.
     """
     given: Sequence[int] | None = None if labels is None else [int(label) for label in np.asarray(labels)]
     images: list[ImagePixels | None] = []
@@ -192,7 +182,7 @@ def _split_image(
         raise AescError(
             where, "neither a mask nor a label", allowed="a label for every image, as soon as a mask is None"
         )
-    defect = np.zeros(scores.shape, dtype=bool) if mask is None else np.asarray(mask) != 0
+    defect = np.zeros(scores.shape, dtype=bool) if mask is None else np.asarray(mask).astype(bool, copy=False)
     if defect.shape != scores.shape:
         raise AescError(where, f"{scores.shape} with a mask of {defect.shape}", allowed="the same height and width")
     has_defect = bool(defect.any())
@@ -222,14 +212,12 @@ def _regions(defect: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def pool_pixels(images: Iterable[ImagePixels | None]) -> PooledPixels:
-    """Pool and sort the scores of the images that are not left out, whose own need not be ascending."""
+    """Pool the scores of the images that are not left out."""
     kept = [image for image in images if image is not None]
     if not kept:
         empty = np.empty(0)
         return PooledPixels(normal=empty, defect=empty, share=empty, n_regions=0)
-    # Sorted in place: the pool is the only second copy of the scores.
-    normal = np.concatenate([image.normal for image in kept])
-    _for_each(np.ndarray.sort, _parts(normal))
+    normal = np.concatenate([image.normal for image in kept])  # the only second copy of the scores
     # One float type for both, or every look-up would convert the larger array.
     defect = np.concatenate([image.defect for image in kept]).astype(normal.dtype, copy=False)
     order = np.argsort(defect)[::-1]
@@ -261,8 +249,7 @@ def sweep_thresholds(pool: PooledPixels) -> Sweep:
     """Lower a threshold through every distinct defect score; two points each, just above it and at it."""
     last = np.flatnonzero(np.append(pool.defect[1:] != pool.defect[:-1], True))  # of each run of equal scores
     thresholds = pool.defect[last]
-    rising = thresholds[::-1]  # so that each search begins where the last one ended
-    below, at = (sum(counts)[::-1] for counts in zip(*_for_each(partial(_count, rising), pool.parts), strict=True))
+    below, at = (counts[::-1] for counts in count_below(pool.normal, thresholds[::-1]))
     n_normal = pool.normal.size
     false = np.empty(2 * last.size + 2)
     false[0], false[-1] = 0, n_normal
@@ -273,27 +260,6 @@ def sweep_thresholds(pool: PooledPixels) -> Sweep:
         return np.repeat(np.concatenate([[0.0], at]), 2)
 
     return Sweep(false=false, true=held(last + 1), overlap=held(np.cumsum(pool.share)[last]))
-
-
-def _count(rising: FloatArray, part: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """How many scores of `part` lie below each of the thresholds, and how many do not lie above it."""
-    upper = np.searchsorted(part, rising, side="right")
-    lower = upper.copy()
-    tied = part[np.maximum(upper - 1, 0)] == rising  # few thresholds are scores of normal pixels too
-    lower[tied] = np.searchsorted(part, rising[tied], side="left")
-    return lower, upper
-
-
-def _parts(scores: FloatArray) -> list[FloatArray]:
-    return np.array_split(scores, _PARTS if scores.size >= _LEAST_TO_SPLIT else 1)
-
-
-def _for_each(work: Callable[[FloatArray], _Found], parts: Sequence[FloatArray]) -> list[_Found]:
-    """`work` of each part, in as many threads: NumPy sorts and searches without the interpreter's lock."""
-    if len(parts) < 2:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(len(parts)) as threads:
-        return list(threads.map(work, parts))
 
 
 def area_under_roc(false: Doubles, true: Doubles) -> Doubles:

@@ -70,20 +70,20 @@ def off_plain_ground(places: Tensor, cells: Cells, side: int) -> Tensor:
     Where all weigh alike nothing is moved, and no random number more is needed than for drawing evenly.
 
     Args:
-        places: batch x 2 (y, x), int64, in [0, side).
+        places: batch x count x 2 (y, x), int64, in [0, side).
         cells: of `drawn_cells`.
         side: of the images, pixels; a power of two from 64 on.
 
     Returns:
-        batch x 2, the same kind.
+        batch x count x 2, the same kind.
     """
     width = side // _CELLS
-    cell, inside = places // width, places % width
+    (row, column), (y, x) = (places // width).unbind(-1), (places % width).unbind(-1)
     # Places in the order of their cells: as a share of all of them, uniform in [0, 1).
-    number = (cell[:, :1] * _CELLS + cell[:, 1:]) * width**2 + inside[:, :1] * width + inside[:, 1:]
-    chosen = number * cells.end[:, -1:] // side**2
+    number = (row * _CELLS + column) * width**2 + y * width + x
+    chosen = (number * cells.end[:, -1:] // side**2).contiguous()
     found = torch.searchsorted(cells.end, chosen, right=True)
     weight = cells.weight.gather(1, found)
     within = (chosen - cells.end.gather(1, found) + weight) * width**2 // weight
-    cell = torch.cat([found // _CELLS, found % _CELLS], dim=1)
-    return cell * width + torch.cat([within // width, within % width], dim=1)
+    moved_y, moved_x = found // _CELLS * width + within // width, found % _CELLS * width + within % width
+    return torch.stack([moved_y, moved_x], dim=-1)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from aesc import corruption as module
+from aesc import stain
 from aesc.corruption import corrupt
 from aesc.params import Corruption
 from aesc.params_file import load_params
+from aesc.shapes import place
 
 DEFAULTS = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption
 LOCAL = ("stain", "scratch", "drops")
@@ -121,15 +123,21 @@ def test_a_stain_turns_in_all_directions() -> None:
 @pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("side", [64, 128])
 def test_nothing_ever_lies_outside_the_image(kind: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = params(kind=kind, irregularity=0.6)
     placed: list[tuple[Tensor, Tensor]] = []
 
-    def spy(extent: Tensor, side: int, generator: torch.Generator) -> Tensor:
-        placed.append((place(extent, side, generator), extent))
+    def spy(extent: Tensor, side: int, drawn: Tensor) -> Tensor:
+        placed.append((place(extent, side, drawn), extent))
         return placed[-1][0]
 
-    place = module._place
-    monkeypatch.setattr(module, "_place", spy)
-    _, mask = drawn(params(kind=kind, irregularity=0.6), side=side, batches=8, seed=side)
+    monkeypatch.setattr(module, "place", spy)
+    masks, generator = [], seeded(side)
+    for _ in range(8):
+        if kind == "stain":  # a loop draws and places it: what it should have placed is traced from the same draws
+            outline = stain.trace(stain.draw(128, generator.clone_state(), torch.device("cpu")), side, settings)
+            placed.append((outline.centre, outline.extent))
+        masks.append(corrupt(white(128, side), params=settings, generator=generator)[1][:, 0])
+    mask = torch.cat(masks)
     centre, extent = (torch.cat(parts) for parts in zip(*placed, strict=True))
     assert (centre - extent).min() >= -0.5 - 1e-4
     assert (centre + extent).max() <= side - 0.5 + 1e-4
@@ -139,6 +147,27 @@ def test_nothing_ever_lies_outside_the_image(kind: str, side: int, monkeypatch: 
         first, last = line.argmax(dim=1), side - 1 - line.flip(1).argmax(dim=1)
         assert (centre[:, axis] - first - extent[:, axis]).max() < 0.01
         assert (last - centre[:, axis] - extent[:, axis]).max() < 0.01
+
+
+@pytest.mark.parametrize(("channels", "layout"), [(1, torch.contiguous_format), (3, torch.channels_last)])
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("blur", [0.0, 0.15])
+@pytest.mark.parametrize("side", [64, 128])
+def test_a_stain_by_loops_is_that_on_whole_images(
+    side: int, blur: float, colour: bool, channels: int, layout: torch.memory_format
+) -> None:
+    """A GPU paints on whole images; the pixels must not depend on it."""
+    settings = params(kind="stain", blur=blur, colour=colour, noise_variance=0.0, size=(0.01, 0.2))
+    images = torch.rand(256, channels, side, side, generator=seeded(1)).contiguous(memory_format=layout)
+    painted, mask = corrupt(images, params=settings, generator=seeded(2))
+    generator = seeded(2)
+    shape = stain.fill(stain.trace(stain.draw(256, generator, images.device), side, settings), side, settings)
+    level = module._level(images, settings, generator)[:, :, None, None]
+    whole = images + shape.opacity[:, None] * (level - images)
+    # Rounding may bring a pixel that the curve just touches to either side of it.
+    differs = (mask[:, 0] != (shape.opacity >= 0.5)).flatten(1).sum(dim=1)
+    assert differs.sum() <= 2
+    torch.testing.assert_close(painted[differs == 0], whole[differs == 0], atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("kind", LOCAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aesc.plain_ground import Cells, drawn_cells, off_plain_ground, plain_cells
+from aesc.plain_ground import drawn_cells, off_plain_ground, plain_cells
 
 SIDE = 128
 CELLS = 32
@@ -23,11 +23,6 @@ def part_on_plain_ground(side: int = SIDE, channels: int = 3) -> torch.Tensor:
     images[0, :, part, part] = texture[0, :, part, part]
     images[1, :, : side // 4, part] = texture[1, :, : side // 4, part]
     return images
-
-
-def of_weight(weight: torch.Tensor, count: int) -> Cells:
-    """The same cells for `count` places."""
-    return Cells(weight.expand(count, -1), weight.cumsum(dim=1).expand(count, -1).contiguous())
 
 
 def every_place(side: int) -> torch.Tensor:
@@ -87,7 +82,7 @@ def test_places_are_drawn_by_the_weights_of_cells_and_evenly_within_each(side: i
     """All places of an image, each taken once."""
     places = every_place(side)
     cells = drawn_cells(part_on_plain_ground(side)[:1], most_on_plain=0.4)
-    moved = off_plain_ground(places, of_weight(cells.weight, len(places)), side)
+    (moved,) = off_plain_ground(places[None], cells, side)
     assert moved.min() == 0
     assert moved.max() == side - 1
     width = side // CELLS
@@ -109,4 +104,4 @@ def test_where_all_cells_weigh_alike_nothing_moves(side: int) -> None:
     ends = torch.tensor([[0, 0], [0, side - 1], [side - 1, 0], [side - 1, side - 1]])
     places = torch.cat([ends, drawn])
     alike = drawn_cells(torch.full((1, 1, SIDE, SIDE), 0.3), most_on_plain=0.4)
-    assert torch.equal(off_plain_ground(places, of_weight(alike.weight, len(places)), side), places)
+    assert torch.equal(off_plain_ground(places[None], alike, side)[0], places)

@@ -10,7 +10,7 @@ import torch
 from aesc.corruption import corrupt
 from aesc.params import FILLS, Structured
 from aesc.params_file import load_params
-from aesc.structured import _bank, _draw, _paint_whole, paint_structured
+from aesc.structured import _bank, _draw, paint_structured, paint_whole
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml", preset="ablation").corruption.structured
 SIDE = 64
@@ -60,8 +60,8 @@ def test_painting_whole_images_gives_what_a_box_for_each_blob_does(plain_ground:
     painted, mask = paint(images)
     pixels = images.permute(0, 2, 3, 1).clone()
     whole = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)
-    for draw in _draw(images, PARAMS, torch.Generator().manual_seed(1)):
-        _paint_whole(pixels, whole, images.permute(0, 2, 3, 1), draw, _bank(images.device), PARAMS)
+    blobs = _draw(images, PARAMS, torch.Generator().manual_seed(1))
+    paint_whole(pixels, whole, images.permute(0, 2, 3, 1), blobs, _bank(images.device), PARAMS)
     torch.testing.assert_close(pixels.permute(0, 3, 1, 2), painted)
     assert torch.equal(whole[:, None], mask)
 
