@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aesc.blobs import BANK_SIDE, LEAST_OPACITY, MASK_OPACITY, REACH, Blobs
+from aesc.blobs import LEAST_OPACITY, MASK_OPACITY, REACH, Blobs
 from aesc.compiled import compiled
 from aesc.params import Structured
 
@@ -29,14 +30,16 @@ def paint(pixels: Tensor, mask: Tensor, source: Tensor, blobs: Blobs[Tensor], ba
         bank: layers x BANK_SIDE x BANK_SIDE of noise.
         params: the outline's irregularity is used.
     """
-    _paint(
-        pixels.numpy(),
-        mask.numpy(),
-        source.numpy(),
-        Blobs._make(values.numpy() for values in blobs),
-        bank.numpy(),
-        np.float32(params.irregularity),
-    )
+    settings = _Settings._make(map(np.float32, (params.irregularity, REACH, _FAINTEST, MASK_OPACITY)))
+    arrays: Blobs[NDArray[np.generic]] = Blobs._make(values.numpy() for values in blobs)
+    _paint(pixels.numpy(), mask.numpy(), source.numpy(), arrays, bank.numpy(), settings)
+
+
+class _Settings(NamedTuple):
+    irregularity: np.float32
+    reach: np.float32  # in radii of the ellipse
+    faintest: np.float32  # depth over edge, from which on there is a blob
+    marked: np.float32  # opacity, above which a pixel counts
 
 
 @compiled
@@ -46,14 +49,14 @@ def _paint(
     source: _Array,
     blobs: Blobs[NDArray[np.generic]],
     bank: _Array,
-    irregularity: np.float32,
+    settings: _Settings,
 ) -> None:
     """`paint`, one blob after the other."""
     count, batch = blobs.outline.shape
     for number in range(count):
         for item in range(batch):
             if blobs.there[number, item, 0, 0] > 0.0:
-                _paint_one(pixels[item], mask[item], source, blobs, number, item, bank, irregularity)
+                _paint_one(pixels[item], mask[item], source, blobs, number, item, bank, settings)
 
 
 @compiled
@@ -65,11 +68,11 @@ def _paint_one(
     number: int,
     item: int,
     bank: _Array,
-    irregularity: np.float32,
+    settings: _Settings,
 ) -> None:
     """One blob on one image (side x side x channels)."""
     zero, one = np.float32(0.0), np.float32(1.0)
-    side, _, channels = pixels.shape
+    (side, _, channels), bank_side = pixels.shape, bank.shape[1]
     blob = number, item, 0, 0
     long, short, edge = blobs.long[blob], blobs.short[blob], blobs.edge[blob]
     cos, sin, bend = blobs.cos[blob], blobs.sin[blob], blobs.bend[blob]
@@ -80,7 +83,7 @@ def _paint_one(
     outline_y, outline_x, texture_y, texture_x = blobs.at[number, item]
     elsewhere = source[blobs.source[number, item]]
     down, across = blobs.shift[number, item]
-    top, bottom, left, right = _box(long, short, cos, sin, bend)
+    top, bottom, left, right = _box(long, short, cos, sin, bend, settings.reach)
     for y in range(max(centre_y + top, 0), min(centre_y + bottom + 1, side)):
         dy = np.float32(y - centre_y)
         for x in range(max(centre_x + left, 0), min(centre_x + right + 1, side)):
@@ -89,17 +92,17 @@ def _paint_one(
             v = dy * cos - dx * sin + bend * (u * u)
             u, v = u / long, v / short
             radius = np.sqrt(u * u + v * v)
-            if radius >= np.float32(REACH):
+            if radius >= settings.reach:
                 continue
-            outlined = outline[(y - centre_y + outline_y) % BANK_SIDE, (x - centre_x + outline_x) % BANK_SIDE]
-            inside = (one - radius + irregularity * outlined) * short / edge
-            if inside < np.float32(_FAINTEST):
+            outlined = outline[(y - centre_y + outline_y) % bank_side, (x - centre_x + outline_x) % bank_side]
+            inside = (one - radius + settings.irregularity * outlined) * short / edge
+            if inside < settings.faintest:
                 continue
             shape = one if inside > np.float32(_SOLID) else one / (one + np.exp(-inside))
-            mask[y, x] |= shape > np.float32(MASK_OPACITY)
+            mask[y, x] |= shape > settings.marked
             grain = zero
             if roughness > zero:
-                grain = texture[(y - centre_y + texture_y) % BANK_SIDE, (x - centre_x + texture_x) % BANK_SIDE]
+                grain = texture[(y - centre_y + texture_y) % bank_side, (x - centre_x + texture_x) % bank_side]
             for channel in range(channels):
                 filling = level[channel] + roughness * grain
                 if gain > zero:  # an image is in it too
@@ -111,14 +114,14 @@ def _paint_one(
 
 @compiled
 def _box(
-    long: np.float32, short: np.float32, cos: np.float32, sin: np.float32, bend: np.float32
+    long: np.float32, short: np.float32, cos: np.float32, sin: np.float32, bend: np.float32, reach: np.float32
 ) -> tuple[int, int, int, int]:
     """What a blob cannot be outside of: top, bottom, left, right, from its centre.
 
-    Along its axis a blob ends at `REACH` semi-major axes; across, at `REACH` semi-minor ones from where its axis is
+    Along its axis a blob ends at `reach` semi-major axes; across, at `reach` semi-minor ones from where its axis is
     bent to.
     """
-    far, wide = np.float32(REACH) * long, np.float32(REACH) * short
+    far, wide = reach * long, reach * short
     bent = bend * (far * far)
     top, bottom, left, right = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     for along in (-far, far):

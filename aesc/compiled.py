@@ -20,7 +20,8 @@ def compiled(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     """`function`, compiled when it is first called and kept for later processes where its folder, or the user's cache
     folder, can be written to; other threads run while it does.
 
-    It takes arrays and numbers, calls nothing but what is compiled too, and checks no index.
+    It takes arrays and numbers, calls nothing but what is compiled too, and checks no index. What is kept goes with its
+    file: it would not know that a constant of another module has changed, so it reads none.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)

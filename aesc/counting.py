@@ -36,9 +36,10 @@ def count_below(scores: _Floats, rising: _Floats) -> tuple[_Counts, _Counts]:
         scores: finite, in any order; float32 or float64.
         rising: at least one threshold, distinct and ascending, of the same type.
     """
-    one = rising.dtype.type
-    start = rising[0] - max((rising[-1] - rising[0]) * one(_FINEST), np.spacing(np.abs(rising[0])))
-    bits = (rising - start).view(_INTEGERS[rising.dtype.itemsize])
+    with np.errstate(over="ignore"):  # then few buckets are left, and all is searched
+        finest = (rising[-1] - rising[0]) * rising.dtype.type(_FINEST)
+        start = rising[0] - max(finest, np.spacing(np.abs(rising[0])))
+        bits = (rising - start).view(_INTEGERS[rising.dtype.itemsize])
     most, shift = min(_BUCKETS_EACH * rising.size, _MOST_BUCKETS), 0
     while (int(bits[-1]) >> shift) - (int(bits[0]) >> shift) >= most:
         shift += 1

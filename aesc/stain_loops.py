@@ -20,7 +20,7 @@ from torch import Tensor
 from aesc.compiled import compiled
 from aesc.noise_bank import stretches
 from aesc.params import BLUR_REACH, Corruption
-from aesc.stain import ANGLES, DRAWS, OF_OUTLINE, POINTS, table_angles
+from aesc.stain import ANGLES, DRAWS, POINTS, table_angles
 
 _TABLE_STEP = 16  # pixels: few different tables
 _SOLID = 6.0  # sigmas inside a blurred edge from which nothing of the image shows
@@ -54,6 +54,7 @@ def paint(images: Tensor, mask: Tensor, *, params: Corruption, generator: torch.
         _angles(),
         _polar(-(-reach // _TABLE_STEP) * _TABLE_STEP),
         _edge(),
+        POINTS,
     )
     if ordered is not images:
         images.copy_(ordered)
@@ -69,6 +70,7 @@ class _Settings(NamedTuple):
     level: np.float32
     level_spread: np.float32
     noise: np.float32
+    blur_reach: np.float32
 
 
 @lru_cache(maxsize=8)
@@ -85,6 +87,7 @@ def _in_pixels(params: Corruption, side: int) -> _Settings:
                 dark,
                 bright - dark,
                 math.sqrt(params.noise_variance),
+                BLUR_REACH,
             ),
         )
     )
@@ -142,6 +145,7 @@ def _paint(
     angles: _Angles,
     polar: _Polar,
     edge: _Floats,
+    points: int,
 ) -> None:
     """`paint` for pixels in the order batch x side x side x channels.
 
@@ -149,26 +153,28 @@ def _paint(
     """
     zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
     batch, side, _, channels = pixels.shape
-    outlines = drawn[: batch * OF_OUTLINE].reshape(batch, OF_OUTLINE)
-    centres = drawn[batch * OF_OUTLINE : batch * DRAWS].reshape(batch, 2)
-    levels = (settings.level + settings.level_spread * drawn[batch * DRAWS :].reshape(batch, -1)) / np.float32(255.0)
+    of_outline = 3 + 2 * points
+    outlines = drawn[: batch * of_outline].reshape(batch, of_outline)
+    centres = drawn[batch * of_outline : batch * (of_outline + 2)].reshape(batch, 2)
+    of_levels = drawn[batch * (of_outline + 2) :].reshape(batch, -1)
+    levels = (settings.level + settings.level_spread * of_levels) / np.float32(255.0)
     tints = levels.shape[1]
     reach = polar.before.shape[0] // 2
     blurred = settings.blur > zero
-    radius = np.empty(ANGLES, np.float32)
+    radius = np.empty(angles.share.size, np.float32)
     used = 0
     for item in range(batch):
         a = settings.axis + settings.axis_spread * outlines[item, 0]
         b = settings.axis + settings.axis_spread * outlines[item, 1]
         longest = max(a, b)
         sigma = settings.blur * longest
-        soft = np.float32(BLUR_REACH) * sigma
-        steps = np.float32(_EDGE_STEPS / (BLUR_REACH + _SOLID)) / sigma if blurred else zero
+        soft = settings.blur_reach * sigma
+        steps = np.float32(edge.size - 1) / (settings.blur_reach + np.float32(_SOLID)) / sigma if blurred else zero
         _trace_moves(radius, outlines[item, 3:], settings.irregularity, angles)
         of_a, of_b, turn = one / (a * a), one / (b * b), np.float32(2.0 * math.pi) * outlines[item, 2]
         along, across = half * (of_a - of_b) * np.cos(turn), half * (of_a - of_b) * np.sin(turn)
         down, wide = zero, zero
-        for angle in range(ANGLES):
+        for angle in range(radius.size):
             ellipse = one / np.sqrt(half * (of_a + of_b) + along * angles.cos2[angle] + across * angles.sin2[angle])
             radius[angle] = min(max(ellipse * radius[angle], zero), longest * (one + settings.irregularity))
             down = max(down, (radius[angle] + soft) * angles.upright[0, angle])
@@ -181,7 +187,7 @@ def _paint(
                 column = x - centre_x + reach
                 angle = polar.before[row, column]
                 start = radius[angle]
-                rise = radius[angle + 1 if angle + 1 < ANGLES else 0] - start
+                rise = radius[angle + 1 if angle + 1 < radius.size else 0] - start
                 depth = rise * polar.share[row, column] + start - polar.distance[row, column]
                 if depth >= zero:
                     marks[item, y, x] = True
@@ -200,22 +206,23 @@ def _paint(
 def _trace_moves(found: _Floats, drawn: _Floats, irregularity: np.float32, angles: _Angles) -> None:
     """The cubic through the points' moves at each angle of the table, into `found`: `aesc.stain`'s, in a loop."""
     one, two, three = np.float32(1.0), np.float32(2.0), np.float32(3.0)
-    place, moves = drawn[:POINTS], drawn[POINTS:]
-    value, tangent = np.empty(POINTS, np.float32), np.empty(POINTS, np.float32)
-    second, third = np.empty(POINTS, np.float32), np.empty(POINTS, np.float32)
-    for point in range(POINTS):
+    points = drawn.size // 2
+    place, moves = drawn[:points], drawn[points:]
+    value, tangent = np.empty(points, np.float32), np.empty(points, np.float32)
+    second, third = np.empty(points, np.float32), np.empty(points, np.float32)
+    for point in range(points):
         value[point] = one - irregularity + two * irregularity * moves[point]
-    for point in range(POINTS):
-        on, back = (point + 1) % POINTS, (point - 1) % POINTS
+    for point in range(points):
+        on, back = (point + 1) % points, (point - 1) % points
         width, width_back = one + place[on] - place[point], one + place[point] - place[back]
         tangent[point] = (value[on] - value[back]) / (width + width_back)
-    for point in range(POINTS):
-        on = (point + 1) % POINTS
+    for point in range(points):
+        on = (point + 1) % points
         width = one + place[on] - place[point]
         slope = (value[on] - value[point]) / width
         second[point] = (three * slope - two * tangent[point] - tangent[on]) / width
         third[point] = (tangent[point] + tangent[on] - two * slope) / (width * width)
-    for angle in range(ANGLES):
+    for angle in range(found.size):
         early = place[angles.sector[angle]] > angles.share[angle]  # before its own sector's point: of the piece before
         piece = angles.before[angle] if early else angles.sector[angle]
         way = angles.share[angle] - place[piece] + (one if early else np.float32(0.0))

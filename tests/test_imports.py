@@ -23,6 +23,7 @@ ALLOWED_IN_AESC = {
     *("torch", "numpy", "pandas", "scipy", "sklearn", "PIL", "matplotlib"),
     *("pydantic", "yaml", "safetensors", "pyarrow", "tqdm", "filelock"),
     *("onnx", "onnxscript", "onnxruntime"),  # an optional extra: the network as a file that needs none of this
+    "numba",  # loops over pixels and scores, where array operations would go through memory once for each step
     "imagehash",  # perceptual hashes: whether an arrival is a copy is part of guarding what is clean
 }
 MODULES = [
