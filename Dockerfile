@@ -21,6 +21,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     AESC_HOME=/state \
+    NUMBA_CACHE_DIR=/state/numba \
     DO_NOT_TRACK=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

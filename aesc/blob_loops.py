@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aesc.blobs import LEAST_OPACITY, MASK_OPACITY, REACH, Blobs
 from aesc.compiled import compiled
 from aesc.params import Structured
 
-_Array = NDArray[np.float32]
-
+BANK_SIDE = 512
+REACH = 1.5  # ellipse radii after which a blob is cut off
+LEAST_OPACITY = 0.02  # below it an edge is cut off
+MASK_OPACITY = 0.3  # of a soft edge, from which a pixel counts as corrupted
 _FAINTEST = math.log(LEAST_OPACITY / (1.0 - LEAST_OPACITY))  # depth over edge, where its sigmoid is that
-_SOLID = 17.0  # where it is 1 in float32
+_SATURATED = 17.0  # where it is 1 in float32
+
+_Array = TypeVar("_Array")
+_Floats = NDArray[np.float32]
+
+
+class Blobs(NamedTuple, Generic[_Array]):
+    """Up to `count` blobs an image. Tensors or arrays of count x batch x 1 x 1 if not said otherwise; lengths in
+    pixels."""
+
+    there: _Array  # 1.0 or 0.0: images have different numbers of blobs
+    long: _Array
+    short: _Array
+    cos: _Array
+    sin: _Array
+    bend: _Array
+    edge: _Array
+    opacity: _Array
+    centre: _Array  # count x batch x 2 (y, x), integers
+    outline: _Array  # count x batch: layer of the bank
+    texture: _Array
+    at: _Array  # count x batch x 4: where in the bank outline (y, x) and texture (y, x) are taken
+    source: _Array  # count x batch: which image of the batch the filling is taken from
+    shift: _Array  # count x batch x 2: and how far from the same place
+    gain: _Array  # count x batch x 1 x 1 x 1, of that image in the filling
+    level: _Array  # count x batch x 1 x 1 x channels, added to it
+    roughness: _Array  # count x batch x 1 x 1 x 1, amplitude of the texture added to it
 
 
 def paint(pixels: Tensor, mask: Tensor, source: Tensor, blobs: Blobs[Tensor], bank: Tensor, params: Structured) -> None:
@@ -30,49 +57,45 @@ def paint(pixels: Tensor, mask: Tensor, source: Tensor, blobs: Blobs[Tensor], ba
         bank: layers x BANK_SIDE x BANK_SIDE of noise.
         params: the outline's irregularity is used.
     """
-    settings = _Settings._make(map(np.float32, (params.irregularity, REACH, _FAINTEST, MASK_OPACITY)))
-    arrays: Blobs[NDArray[np.generic]] = Blobs._make(values.numpy() for values in blobs)
-    _paint(pixels.numpy(), mask.numpy(), source.numpy(), arrays, bank.numpy(), settings)
-
-
-class _Settings(NamedTuple):
-    irregularity: np.float32
-    reach: np.float32  # in radii of the ellipse
-    faintest: np.float32  # depth over edge, from which on there is a blob
-    marked: np.float32  # opacity, above which a pixel counts
+    ordered = pixels.contiguous()
+    arrays: Blobs[NDArray[np.generic]] = Blobs._make(values.contiguous().numpy() for values in blobs)
+    irregularity = np.float32(params.irregularity)
+    _paint(ordered.numpy(), mask.numpy(), source.contiguous().numpy(), arrays, bank.numpy(), irregularity)
+    if ordered is not pixels:
+        pixels.copy_(ordered)
 
 
 @compiled
 def _paint(
-    pixels: _Array,
+    pixels: _Floats,
     mask: NDArray[np.bool_],
-    source: _Array,
+    source: _Floats,
     blobs: Blobs[NDArray[np.generic]],
-    bank: _Array,
-    settings: _Settings,
+    bank: _Floats,
+    irregularity: np.float32,
 ) -> None:
     """`paint`, one blob after the other."""
     count, batch = blobs.outline.shape
     for number in range(count):
         for item in range(batch):
             if blobs.there[number, item, 0, 0] > 0.0:
-                _paint_one(pixels[item], mask[item], source, blobs, number, item, bank, settings)
+                _paint_one(pixels[item], mask[item], source, blobs, number, item, bank, irregularity)
 
 
 @compiled
 def _paint_one(
-    pixels: _Array,
+    pixels: _Floats,
     mask: NDArray[np.bool_],
-    source: _Array,
+    source: _Floats,
     blobs: Blobs[NDArray[np.generic]],
     number: int,
     item: int,
-    bank: _Array,
-    settings: _Settings,
+    bank: _Floats,
+    irregularity: np.float32,
 ) -> None:
     """One blob on one image (side x side x channels)."""
     zero, one = np.float32(0.0), np.float32(1.0)
-    (side, _, channels), bank_side = pixels.shape, bank.shape[1]
+    side, _, channels = pixels.shape
     blob = number, item, 0, 0
     long, short, edge = blobs.long[blob], blobs.short[blob], blobs.edge[blob]
     cos, sin, bend = blobs.cos[blob], blobs.sin[blob], blobs.bend[blob]
@@ -83,7 +106,7 @@ def _paint_one(
     outline_y, outline_x, texture_y, texture_x = blobs.at[number, item]
     elsewhere = source[blobs.source[number, item]]
     down, across = blobs.shift[number, item]
-    top, bottom, left, right = _box(long, short, cos, sin, bend, settings.reach)
+    top, bottom, left, right = _box(long, short, cos, sin, bend)
     for y in range(max(centre_y + top, 0), min(centre_y + bottom + 1, side)):
         dy = np.float32(y - centre_y)
         for x in range(max(centre_x + left, 0), min(centre_x + right + 1, side)):
@@ -92,17 +115,17 @@ def _paint_one(
             v = dy * cos - dx * sin + bend * (u * u)
             u, v = u / long, v / short
             radius = np.sqrt(u * u + v * v)
-            if radius >= settings.reach:
+            if radius >= np.float32(REACH):
                 continue
-            outlined = outline[(y - centre_y + outline_y) % bank_side, (x - centre_x + outline_x) % bank_side]
-            inside = (one - radius + settings.irregularity * outlined) * short / edge
-            if inside < settings.faintest:
+            outlined = outline[(y - centre_y + outline_y) % BANK_SIDE, (x - centre_x + outline_x) % BANK_SIDE]
+            inside = (one - radius + irregularity * outlined) * short / edge
+            if inside < np.float32(_FAINTEST):
                 continue
-            shape = one if inside > np.float32(_SOLID) else one / (one + np.exp(-inside))
-            mask[y, x] |= shape > settings.marked
+            shape = one if inside > np.float32(_SATURATED) else one / (one + np.exp(-inside))
+            mask[y, x] |= shape > np.float32(MASK_OPACITY)
             grain = zero
             if roughness > zero:
-                grain = texture[(y - centre_y + texture_y) % bank_side, (x - centre_x + texture_x) % bank_side]
+                grain = texture[(y - centre_y + texture_y) % BANK_SIDE, (x - centre_x + texture_x) % BANK_SIDE]
             for channel in range(channels):
                 filling = level[channel] + roughness * grain
                 if gain > zero:  # an image is in it too
@@ -114,14 +137,14 @@ def _paint_one(
 
 @compiled
 def _box(
-    long: np.float32, short: np.float32, cos: np.float32, sin: np.float32, bend: np.float32, reach: np.float32
+    long: np.float32, short: np.float32, cos: np.float32, sin: np.float32, bend: np.float32
 ) -> tuple[int, int, int, int]:
     """What a blob cannot be outside of: top, bottom, left, right, from its centre.
 
-    Along its axis a blob ends at `reach` semi-major axes; across, at `reach` semi-minor ones from where its axis is
+    Along its axis a blob ends at `REACH` semi-major axes; across, at `REACH` semi-minor ones from where its axis is
     bent to.
     """
-    far, wide = reach * long, reach * short
+    far, wide = np.float32(REACH) * long, np.float32(REACH) * short
     bent = bend * (far * far)
     top, bottom, left, right = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     for along in (-far, far):

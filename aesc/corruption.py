@@ -1,9 +1,8 @@
 """Synthetic defects for training and calibration: stain, scratch, drops, noise (arXiv 2008.12977, section III-B).
 
-Everything is batched tensor arithmetic on the device of the images and draws from one explicit generator. On a CPU a
-local corruption is computed in a window around it, stains and blobs by compiled loops over their own boxes. Elsewhere
-it is computed on whole images: no device is asked how large it is, and scattering costs a GPU more than the pixels
-saved.
+Everything is drawn from one explicit generator on the device of the images. On a CPU a local corruption is computed in
+a window around it, stains and blobs by compiled loops over their own boxes. Elsewhere all is tensor arithmetic on whole
+images: no device is asked how large it is, and scattering costs a GPU more than the pixels saved.
 Differences from the authors' code, also in docs/method.md: the stain is written in polar form, an ellipse's radius
 times a cubic interpolation over the angle, and a blurred edge is the Gaussian blur of a straight edge, evaluated by
 distance.
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from aesc import stain, stain_loops
 from aesc.params import Corruption
-from aesc.shapes import Shape, offsets, place
+from aesc.placement import Shape, offsets, place
 from aesc.structured import paint_structured
 
 # Of the image side. The paper names these corruptions without numbers.

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from aesc.compiled import compiled
 
 _Floats = NDArray[np.floating[Any]]
-_Integers = NDArray[np.signedinteger[Any]]
 _Counts = NDArray[np.int64]
 _Found = TypeVar("_Found")
 
-_INTEGERS = {4: np.int32, 8: np.int64}  # by the size of a float
 _PARTS = 4
 _LEAST_TO_SPLIT = 500_000  # scores: fewer are counted, or sorted, before threads have started
 _BUCKETS_EACH = 16  # threshold: most buckets have none, and a look tells
@@ -33,22 +31,28 @@ def count_below(scores: _Floats, rising: _Floats) -> tuple[_Counts, _Counts]:
     """How many scores lie below each of the thresholds, and how many do not lie above it.
 
     Args:
-        scores: finite, in any order; float32 or float64.
+        scores: finite, in any order; float32 (others are sorted).
         rising: at least one threshold, distinct and ascending, of the same type.
     """
+    if scores.dtype != np.float32:
+        ordered = np.sort(scores)
+        return np.searchsorted(ordered, rising, side="left"), np.searchsorted(ordered, rising, side="right")
     with np.errstate(over="ignore"):  # then few buckets are left, and all is searched
-        finest = (rising[-1] - rising[0]) * rising.dtype.type(_FINEST)
+        finest = (rising[-1] - rising[0]) * np.float32(_FINEST)
         start = rising[0] - max(finest, np.spacing(np.abs(rising[0])))
-        bits = (rising - start).view(_INTEGERS[rising.dtype.itemsize])
+        bits = (rising - start).view(np.int32)
     most, shift = min(_BUCKETS_EACH * rising.size, _MOST_BUCKETS), 0
     while (int(bits[-1]) >> shift) - (int(bits[0]) >> shift) >= most:
         shift += 1
     lowest = int(bits[0]) >> shift
-    first = _first((bits >> shift) - lowest)
+    first = _first((bits >> shift) - np.int32(lowest))
+
+    thresholds = np.ascontiguousarray(rising)
 
     def count(part: _Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        place = np.zeros(1, rising.dtype)
-        return _count(part, rising, first, start, place, place.view(bits.dtype), shift, lowest)
+        place = np.zeros(1, np.float32)
+        bits = place.view(np.int32)
+        return _count(np.ascontiguousarray(part), thresholds, first, start, place, bits, shift, lowest)
 
     counts = for_each(count, split(scores))
     below = np.sum([passed for passed, _ in counts], axis=0, dtype=np.int64).cumsum()[:-1]
@@ -69,7 +73,7 @@ def for_each(work: Callable[[_Floats], _Found], parts: Sequence[_Floats]) -> lis
 
 
 @compiled
-def _first(buckets: _Integers) -> NDArray[np.int32]:
+def _first(buckets: NDArray[np.int32]) -> NDArray[np.int32]:
     """Where each bucket begins in the ascending `buckets` of the thresholds, and the end."""
     first = np.empty(buckets[-1] + 2, np.int32)
     filled = 0
@@ -83,12 +87,12 @@ def _first(buckets: _Integers) -> NDArray[np.int32]:
 
 @compiled
 def _count(
-    scores: _Floats,
-    rising: _Floats,
+    scores: NDArray[np.float32],
+    rising: NDArray[np.float32],
     first: NDArray[np.int32],
-    start: np.floating[Any],
-    place: _Floats,
-    bits: _Integers,
+    start: np.float32,
+    place: NDArray[np.float32],
+    bits: NDArray[np.int32],
     shift: int,
     lowest: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aesc.params import BLUR_REACH, Corruption
-from aesc.shapes import Shape, offsets, place
+from aesc.placement import Shape, offsets, place
 
 POINTS = 20
 ANGLES = 256  # resolution of the radius table; linear in between

@@ -25,6 +25,7 @@ from aesc.stain import ANGLES, DRAWS, POINTS, table_angles
 _TABLE_STEP = 16  # pixels: few different tables
 _SOLID = 6.0  # sigmas inside a blurred edge from which nothing of the image shows
 _EDGE_STEPS = 8192
+_MOST_NOISE = 2**21  # numbers for one batch: 8 MB
 
 _Floats = NDArray[np.float32]
 
@@ -43,7 +44,7 @@ def paint(images: Tensor, mask: Tensor, *, params: Corruption, generator: torch.
     reach = min(side, math.ceil(side * params.reach))
     # One call: between two of a tensor's operations lies more time than a stain takes.
     drawn = torch.rand(batch * (DRAWS + tints), generator=generator).numpy()
-    (noise,) = stretches(1, batch * tints * min(side, 2 * reach + 1) ** 2, generator)
+    (noise,) = stretches(1, min(batch * tints * (2 * reach + 1) ** 2, _MOST_NOISE), generator)
     ordered = images.contiguous(memory_format=torch.channels_last)
     _paint(
         ordered.permute(0, 2, 3, 1).numpy(),
@@ -106,7 +107,7 @@ class _Angles(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _angles() -> _Angles:
-    return _Angles._make(values.numpy() for values in table_angles(torch.device("cpu")))
+    return _Angles(**{name: values.numpy() for name, values in table_angles(torch.device("cpu"))._asdict().items()})
 
 
 class _Polar(NamedTuple):
@@ -149,7 +150,7 @@ def _paint(
 ) -> None:
     """`paint` for pixels in the order batch x side x side x channels.
 
-    `noise` is used up pixel by pixel, tint by tint, of those that are inside.
+    `noise` is used up pixel by pixel, tint by tint, of those that are inside, and then again from its start.
     """
     zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
     batch, side, _, channels = pixels.shape
@@ -191,8 +192,10 @@ def _paint(
                 depth = rise * polar.share[row, column] + start - polar.distance[row, column]
                 if depth >= zero:
                     marks[item, y, x] = True
-                if depth < -soft:
+                if not depth >= -soft:  # nor where it is not a number
                     continue
+                if used + tints > noise.size:
+                    used = 0
                 opacity = _looked_up(edge, (depth + soft) * steps) if blurred else one
                 for channel in range(channels):
                     tint = channel if tints > 1 else 0
@@ -240,8 +243,7 @@ def _place(extent: np.float32, side: int, drawn: np.float32) -> int:
 @compiled
 def _looked_up(table: _Floats, position: np.float32) -> np.float32:
     """Between two entries, linear; beyond the last, the last."""
+    position = min(position, np.float32(table.size - 1))
     before = min(int(position), table.size - 2)
-    found: np.float32 = table[before] + min(position - np.float32(before), np.float32(1.0)) * (
-        table[before + 1] - table[before]
-    )
+    found: np.float32 = table[before] + (position - np.float32(before)) * (table[before + 1] - table[before])
     return found

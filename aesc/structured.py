@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aesc import blob_loops
-from aesc.blobs import BANK_SIDE, LEAST_OPACITY, MASK_OPACITY, REACH, Blobs
+from aesc.blob_loops import BANK_SIDE, LEAST_OPACITY, MASK_OPACITY, REACH, Blobs
 from aesc.params import FILLS, Fill, Structured
 from aesc.plain_ground import drawn_cells, off_plain_ground
 
@@ -94,7 +94,7 @@ def _draw(images: Tensor, params: Structured, generator: torch.Generator) -> Blo
     centre = integer(0, side, 2)
     if params.on_plain_ground < 1.0:
         cells = drawn_cells(images, most_on_plain=params.on_plain_ground)
-        centre = off_plain_ground(centre.transpose(0, 1), cells, side).transpose(0, 1)
+        centre = off_plain_ground(centre.transpose(0, 1), cells, side).transpose(0, 1).contiguous()
     return Blobs(
         there=(numbers < count).float(),
         long=long,
