@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, tags
+from prefect import flow
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.presets import DEFAULT_PRESET
 from flows.one_at_a_time import DATA_LIMIT, one_at_a_time
+from flows.tagging import tag_flow_run
 from flows.timing import timed
 from tasks.acceptance import accept_arrivals
 from tasks.arrival_batch import unfinished_batch
@@ -61,14 +62,14 @@ def ingest(
         return {"categories": []}
     parameters = str(params_file or settings.root / "params.yaml")
     places = _places(category, source, settings)
+    tag_flow_run(*places)
     reports: list[dict[str, Any]] = []
     faults: dict[str, Exception] = {}
     with one_at_a_time(DATA_LIMIT), hold(INGEST, settings):
         # Interrupted ones first: what one of them has placed in the data would stop the others.
         for name, place in sorted(places.items(), key=lambda item: unfinished_batch(settings, item[0]) is None):
             try:
-                with tags(name):
-                    reports.append(_ingest(name, place, preset=preset, params_file=parameters, settings=settings))
+                reports.append(_ingest(name, place, preset=preset, params_file=parameters, settings=settings))
             except Exception as error:
                 if len(places) == 1:
                     raise

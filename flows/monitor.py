@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from prefect import flow, tags
+from prefect import flow
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.presets import DEFAULT_PRESET
+from flows.tagging import tag_flow_run
 from tasks.data_lock import hold
 from tasks.monitor_report import publish_look
 from tasks.monitoring import compare_recent_scores, remeasure_detectability
@@ -53,12 +54,13 @@ def monitor(
     names = [category] if category is not None else watched_categories()
     if not names:
         LOGGER.info("nothing to watch: no category has a champion")
+    tag_flow_run(*names)
     parameters = str(params_file or settings.root / "params.yaml")
     reports: list[dict[str, Any]] = []
     faults: dict[str, Exception] = {}
     for name in names:
         try:
-            with tags(name), hold(f"monitor-{slug(name)}", settings):
+            with hold(f"monitor-{slug(name)}", settings):
                 folder = compare_recent_scores(name, source, preset, parameters)
                 remeasure_detectability(name, folder, parameters)
                 reports.append(publish_look(name, folder))

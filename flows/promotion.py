@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, tags
+from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.transactions import Transaction, transaction
@@ -18,6 +18,7 @@ from aesc.files import read_json
 from aesc.presets import DEFAULT_PRESET
 from flows.one_at_a_time import one_at_a_time
 from flows.retrain import require_few_starts
+from flows.tagging import tag_flow_run
 from tasks.aliases import (
     AWAITING,
     BEGUN,
@@ -84,7 +85,8 @@ def promote(
     """
     settings = _opened()
     parameters = str(params_file or settings.root / "params.yaml")
-    with tags(category), one_case(category, settings):
+    tag_flow_run(category)
+    with one_case(category, settings):
         repaired = repair_aliases(category)
         if approve:
             report = _approve(category, version, reason=approve, by=by or _who())
@@ -124,7 +126,8 @@ def rollback(category: str, reason: str, to: str = PREVIOUS, by: str = "") -> di
     settings = _opened()
     if not reason.strip():
         raise AescError("reason", "empty", allowed="why the champion is replaced", usage=True)
-    with tags(category), one_case(category, settings):
+    tag_flow_run(category)
+    with one_case(category, settings):
         repaired = repair_aliases(category)
         target = resolve(category, to)
         aliases = aliases_of(category)

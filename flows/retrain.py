@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.runtime import flow_run
 
 from aesc.errors import AescError
 from aesc.presets import DEFAULT_PRESET
+from flows.tagging import tag_flow_run
 from flows.timing import timed
 from tasks.announcement import announce_version
 from tasks.calibration import calibrate_threshold, draw_figures
@@ -70,7 +70,7 @@ def retrain(
     if done := _done_before(category):
         return done
     start_suite_worker()  # where no command has: under a worker of Prefect's
-    _tag_flow_run(category, preset)
+    tag_flow_run(category, preset)
     data_root = str(Path(data).resolve() if data else settings.data)
     seconds: dict[str, float] = {}
     run_folder = None
@@ -137,12 +137,3 @@ def require_few_starts() -> None:
             allowed=f"{MOST_STARTS} starts",
             todo="find out what kills it (too little memory?), then start a new run: it takes up what is finished",
         )
-
-
-def _tag_flow_run(*names: str) -> None:
-    """Add tags to the flow run. `prefect.tags` would tag its tasks: before each task that has any, Prefect asks the
-    server for a slot of a limit that may bear a tag's name, and now and then waits two seconds for the answer.
-    """
-    if run_id := flow_run.id:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), tags=sorted({*flow_run.tags, *names}))

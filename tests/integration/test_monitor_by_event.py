@@ -40,6 +40,9 @@ def test_a_loss_of_detectability_starts_a_retraining(tmp_path: Path) -> None:
             )
             (report,) = look.report["categories"]
             assert report["events"] == ["aesc.model.degraded"], report
+            with prefect_client(server) as client:
+                (looked,) = asked_for(client, flow="monitor")
+                assert set(looked.tags) == {CATEGORY}
 
             def retrained() -> Any:
                 with prefect_client(server) as client:
