@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect import flow, task
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.tagging import tag_flow_run
 from tests.prefects import prefect_client
@@ -25,7 +25,7 @@ def test_a_flow_run_has_tags_and_its_tasks_have_none(prefect_server: Server, nam
         tag_flow_run(*names)
         return work()
 
-    with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+    with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
         run_id = job()
     with prefect_client(prefect_server) as client:
         found = client.read_flow_run(run_id)
