@@ -77,20 +77,15 @@ class _Settings(NamedTuple):
 @lru_cache(maxsize=8)
 def _in_pixels(params: Corruption, side: int) -> _Settings:
     (small, large), (dark, bright) = params.size, params.grey
-    return _Settings._make(
-        map(
-            np.float32,
-            (
-                small * side,
-                (large - small) * side,
-                params.irregularity,
-                params.blur,
-                dark,
-                bright - dark,
-                math.sqrt(params.noise_variance),
-                BLUR_REACH,
-            ),
-        )
+    return _Settings(
+        axis=np.float32(small * side),
+        axis_spread=np.float32((large - small) * side),
+        irregularity=np.float32(params.irregularity),
+        blur=np.float32(params.blur),
+        level=np.float32(dark),
+        level_spread=np.float32(bright - dark),
+        noise=np.float32(math.sqrt(params.noise_variance)),
+        blur_reach=np.float32(BLUR_REACH),
     )
 
 
