@@ -37,6 +37,7 @@ def count_below(scores: _Floats, rising: _Floats) -> tuple[_Counts, _Counts]:
     if scores.dtype != np.float32:
         ordered = np.sort(scores)
         return np.searchsorted(ordered, rising, side="left"), np.searchsorted(ordered, rising, side="right")
+    rising = np.ascontiguousarray(rising)
     with np.errstate(over="ignore"):  # then few buckets are left, and all is searched
         finest = (rising[-1] - rising[0]) * np.float32(_FINEST)
         start = rising[0] - max(finest, np.spacing(np.abs(rising[0])))
@@ -47,12 +48,9 @@ def count_below(scores: _Floats, rising: _Floats) -> tuple[_Counts, _Counts]:
     lowest = int(bits[0]) >> shift
     first = _first((bits >> shift) - np.int32(lowest))
 
-    thresholds = np.ascontiguousarray(rising)
-
     def count(part: _Floats) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         place = np.zeros(1, np.float32)
-        bits = place.view(np.int32)
-        return _count(np.ascontiguousarray(part), thresholds, first, start, place, bits, shift, lowest)
+        return _count(np.ascontiguousarray(part), rising, first, start, place, place.view(np.int32), shift, lowest)
 
     counts = for_each(count, split(scores))
     below = np.sum([passed for passed, _ in counts], axis=0, dtype=np.int64).cumsum()[:-1]

@@ -20,7 +20,7 @@ from torch import Tensor
 from aesc.compiled import compiled
 from aesc.noise_bank import stretches
 from aesc.params import BLUR_REACH, Corruption
-from aesc.stain import ANGLES, DRAWS, POINTS, table_angles
+from aesc.stain import ANGLES, DRAWS, OF_OUTLINE, table_angles
 
 _TABLE_STEP = 16  # pixels: few different tables
 _SOLID = 6.0  # sigmas inside a blurred edge from which nothing of the image shows
@@ -55,7 +55,7 @@ def paint(images: Tensor, mask: Tensor, *, params: Corruption, generator: torch.
         _angles(),
         _polar(-(-reach // _TABLE_STEP) * _TABLE_STEP),
         _edge(),
-        POINTS,
+        OF_OUTLINE,
     )
     if ordered is not images:
         images.copy_(ordered)
@@ -141,7 +141,7 @@ def _paint(
     angles: _Angles,
     polar: _Polar,
     edge: _Floats,
-    points: int,
+    of_outline: int,
 ) -> None:
     """`paint` for pixels in the order batch x side x side x channels.
 
@@ -149,7 +149,6 @@ def _paint(
     """
     zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
     batch, side, _, channels = pixels.shape
-    of_outline = 3 + 2 * points
     outlines = drawn[: batch * of_outline].reshape(batch, of_outline)
     centres = drawn[batch * of_outline : batch * (of_outline + 2)].reshape(batch, 2)
     of_levels = drawn[batch * (of_outline + 2) :].reshape(batch, -1)
@@ -229,7 +228,7 @@ def _trace_moves(found: _Floats, drawn: _Floats, irregularity: np.float32, angle
 
 @compiled
 def _place(extent: np.float32, side: int, drawn: np.float32) -> int:
-    """`aesc.shapes.place` of one coordinate."""
+    """`aesc.placement.place` of one coordinate."""
     margin = max(math.ceil(extent - np.float32(0.5)), 0)
     room = max(side - 1 - 2 * margin, 0)
     return min(margin + int(drawn * np.float32(room + 1)), side - 1)

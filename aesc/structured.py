@@ -94,7 +94,7 @@ def _draw(images: Tensor, params: Structured, generator: torch.Generator) -> Blo
     centre = integer(0, side, 2)
     if params.on_plain_ground < 1.0:
         cells = drawn_cells(images, most_on_plain=params.on_plain_ground)
-        centre = off_plain_ground(centre.transpose(0, 1), cells, side).transpose(0, 1).contiguous()
+        centre = off_plain_ground(centre.transpose(0, 1), cells, side).transpose(0, 1)
     return Blobs(
         there=(numbers < count).float(),
         long=long,
