@@ -6,9 +6,9 @@ A pass equals `AESc.forward` with one dropout mask a layer for the whole batch, 
 - batch norm, in inference mode an affine map, is folded into the convolutions, and the 5x5 kernels of the upsampling
   convolutions are brought to their four phases once, not at each pass;
 - the masks follow from the seed alone, so they are drawn once and kept;
-- below the first dropout maps are small and kernels large, so several passes of a few images go through together;
-  above it maps are large and kernels small, so on a CPU few images go through at a time and stay in its cache. On a GPU
-  as many passes as fill it go through everything together;
+- on a CPU one image after the other goes through all its passes: below the first dropout several together, because
+  maps are small there and kernels large, above it one by one, because maps are large and would not stay in the cache.
+  On a GPU all images and as many passes as fill it go through everything together;
 - where the device has units for it, the convolutions between the dropout layers multiply in bfloat16 (sums and maps
   stay float32). What comes after the last dropout is float32: rounding there would pass for uncertainty.
 """
@@ -16,6 +16,7 @@ A pass equals `AESc.forward` with one dropout mask a layer for the whole batch, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -27,9 +28,11 @@ from aesc.device import gains_by_bfloat16
 from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, interleave_phases, phase_kernels
 from aesc.seeding import Stream, generator
 
-DEEP_TOGETHER = 16  # passes x images that go through the small maps at once on a CPU
-CACHED_PIXELS = 4 * 256 * 256  # of the images that go through the large maps at once there
-GPU_PIXELS = 256 * 256 * 256  # passes x images x pixels that go through everything at once on a GPU
+# Passes x images x pixels that go through at once: on a CPU below and above the first dropout, on a GPU everywhere.
+DEEP_PIXELS = 10 * 256 * 256
+SHALLOW_PIXELS = 256 * 256
+GPU_PIXELS = 256 * 256 * 256
+FOLDED_TOGETHER = 16  # output maps of a layer
 
 
 class _Mask(NamedTuple):
@@ -68,7 +71,6 @@ class StochasticPasses:
         downs, ups = cast(Iterable[Down], network.encoder), cast(Iterable[Up], network.decoder)
         low = gains_by_bfloat16(network.head.weight.device) if bfloat16 is None else bfloat16
         deep = len(network.decoder) - self._first  # upsamplings between the dropout layers
-        # One after the other: all of them in float32 at once would be as large as the network.
         self._down = [
             _prepared(level.conv.weight, level.norm, bfloat16=low and number > self._first)
             for number, level in enumerate(downs)
@@ -88,41 +90,33 @@ class StochasticPasses:
 
     def variance(self, images: Tensor, *, passes: int, seed: int) -> Tensor:
         """Variance over the passes: batch x channels x side x side, float32."""
-        mean = torch.zeros_like(self._four_phases(images))
-        squares = torch.zeros_like(mean)
-        if self.random:
-            for count, start, outputs in self._outputs(images, passes=passes, seed=seed):
-                rows = slice(start, start + len(outputs))
-                welford(mean[rows], squares[rows], outputs, count)
-        # Pixels were counted where the four phases lie, so that they are laid between each other once.
-        return interleave_phases(squares / (passes - 1))
-
-    def _four_phases(self, images: Tensor) -> Tensor:
-        batch, channels, height, width = images.shape
-        shape = (batch, 4 * channels, height // 2, width // 2)
-        return torch.empty(shape, device=images.device).contiguous(memory_format=torch.channels_last)
-
-    def _outputs(self, images: Tensor, *, passes: int, seed: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Pass number from 1, first image, and the outputs of a few images, in four phases; each pass in order."""
-        batch = len(images)
-        levels = self._common(images)
+        if not self.random:
+            return torch.zeros_like(images)
         masks = self._masks_of(passes, seed, images.device)
-        pixels = images[0, 0].numel()
+        at_once = 1 if images.device.type == "cpu" else len(images)
+        return torch.cat([self._variance(some, masks, passes) for some in images.split(at_once)])
+
+    def _variance(self, images: Tensor, masks: _Masks, passes: int) -> Tensor:
+        batch, channels, height, width = images.shape
+        # Pixels are counted where the four phases lie, so that they are laid between each other once.
+        mean = torch.zeros(batch, height // 2, width // 2, 4 * channels, device=images.device).permute(0, 3, 1, 2)
+        squares = torch.zeros_like(mean)
+        for count, outputs in enumerate(self._outputs(images, masks, passes), start=1):
+            welford(mean, squares, outputs, count)
+        return interleave_phases(squares.div_(passes - 1))
+
+    def _outputs(self, images: Tensor, masks: _Masks, passes: int) -> Iterator[Tensor]:
+        """Each pass's outputs of all `images`, in four phases."""
+        batch, pixels = len(images), images[:, 0].numel()
         on_cpu = images.device.type == "cpu"
-        together = max(1, (DEEP_TOGETHER if on_cpu else GPU_PIXELS // pixels) // batch)
-        group = max(1, CACHED_PIXELS // pixels)
-        for begin in range(0, passes, together):
-            chosen = [mask and mask._replace(kept=mask.kept[begin : begin + together]) for mask in masks]
-            deep = self._deep(levels[self._first], chosen, min(together, passes - begin))
-            if not on_cpu:
-                outputs = self._shallow(deep, levels[: self._first])
-                yield from ((begin + number, 0, maps) for number, maps in enumerate(outputs.split(batch), start=1))
-                continue
-            for number, maps in enumerate(deep.split(batch), start=1):
-                for start in range(0, batch, group):
-                    rows = slice(start, start + group)
-                    skipped = [level[rows] for level in levels[: self._first]]
-                    yield begin + number, start, self._shallow(maps[rows], skipped)
+        deep_pixels, shallow_pixels = (DEEP_PIXELS, SHALLOW_PIXELS) if on_cpu else (GPU_PIXELS, GPU_PIXELS)
+        levels = self._common(images)
+        for numbers in _equal_parts(passes, most=deep_pixels // pixels):
+            chosen = [mask and mask._replace(kept=mask.kept[numbers]) for mask in masks]
+            deep = self._deep(levels[self._first], chosen)
+            for some in deep.split(batch * max(1, shallow_pixels // pixels)):
+                yield from self._shallow(some, levels[: self._first]).split(batch)
+            del deep, some  # the next part needs their memory
 
     def _common(self, images: Tensor) -> list[Tensor]:
         """The encoder's levels up to the one that drops first, before it drops."""
@@ -132,9 +126,10 @@ class StochasticPasses:
             levels.append(x)
         return levels
 
-    def _deep(self, first: Tensor, masks: _Masks, passes: int) -> Tensor:
+    def _deep(self, first: Tensor, masks: _Masks) -> Tensor:
         """From the first level that drops to the last: (passes * batch) x maps x height x width, passes first."""
         batch = len(first)
+        passes = next(len(mask.kept) for mask in masks if mask is not None)
         dropping = len(self._rates) - self._first
         encoder_masks, decoder_masks = masks[:dropping], masks[dropping:]
         x = _drop(first.repeat(passes, 1, 1, 1), encoder_masks, 0, batch)
@@ -194,6 +189,13 @@ class StochasticPasses:
         return len(self._down[level].bias), side, side
 
 
+def _equal_parts(count: int, *, most: int) -> list[slice]:
+    """Of equal length or one less: for each length that it has not met, the convolution library prepares itself."""
+    parts = -(-count // max(1, most))
+    edges = [count * number // parts for number in range(parts + 1)]
+    return [slice(begin, end) for begin, end in pairwise(edges)]
+
+
 def welford(mean: Tensor, squares: Tensor, outputs: Tensor, count: int) -> None:
     """Take the `count`-th pass into a running mean and sum of squared deviations; `outputs` is overwritten."""
     delta = outputs.sub_(mean)
@@ -212,19 +214,21 @@ def prepared(network: AESc) -> StochasticPasses:
 _kept: WeakKeyDictionary[AESc, tuple[tuple[tuple[int, int], ...], StochasticPasses]] = WeakKeyDictionary()
 
 
-def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> _Kernel:
+def _prepared(weight: Tensor, norm: nn.BatchNorm2d, *, phases: bool = False, bfloat16: bool) -> _Kernel:
+    """With the batch norm in it, or its four phases; a few maps at a time, or what lies between would be large."""
     assert norm.running_mean is not None  # noqa: S101  # narrows the type: AESc's norms all track
     assert norm.running_var is not None  # noqa: S101
     scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
-    folded = weight.detach() * scale[:, None, None, None]
-    return _Kernel(_channels_last(folded), norm.bias.detach() - norm.running_mean * scale)
-
-
-def _prepared(weight: Tensor, norm: nn.BatchNorm2d, *, phases: bool = False, bfloat16: bool) -> _Kernel:
-    kernel = _fold(weight, norm)
-    if phases:
-        kernel = _phases(kernel)
-    return _Kernel(kernel.weight.bfloat16(), kernel.bias.bfloat16()) if bfloat16 else kernel
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    copies, side = (4, 3) if phases else (1, weight.shape[-1])
+    folded = torch.empty(copies, len(weight), side, side, weight.shape[1], dtype=dtype, device=weight.device)
+    for begin in range(0, len(weight), FOLDED_TOGETHER):
+        rows = slice(begin, begin + FOLDED_TOGETHER)
+        part = weight.detach()[rows] * scale[rows, None, None, None]
+        part = phase_kernels(part) if phases else part
+        folded[:, rows] = part.permute(0, 2, 3, 1).unflatten(0, (copies, -1))
+    bias = (norm.bias.detach() - norm.running_mean * scale).repeat(copies)
+    return _Kernel(folded.flatten(0, 1).permute(0, 3, 1, 2), bias.to(dtype))
 
 
 def _phases(kernel: _Kernel) -> _Kernel:
@@ -246,13 +250,7 @@ def _drop(x: Tensor, masks: _Masks, number: int, batch: int) -> Tensor:
     mask = masks[number]
     if mask is None:
         return x
-    if batch == 1:
-        x.mul_(mask.kept)
-    elif x.device.type != "cpu":
-        x.unflatten(0, (len(mask.kept), batch)).mul_(mask.kept[:, None])
-    else:
-        for of_pass, rows in zip(mask.kept, x.split(batch), strict=True):
-            rows.mul_(of_pass)
+    x.unflatten(0, (len(mask.kept), batch)).mul_(mask.kept[:, None])
     return x.mul_(mask.scale)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aesc.detection import image_scores, mc_dropout_variance, smooth
+from aesc.device import gains_by_bfloat16
 from aesc.mc_dropout import StochasticPasses, prepared, welford
 from aesc.network import AESc, Skip, build_network
 from aesc.params import Detection
@@ -16,7 +17,6 @@ from aesc.scoring import Scales, Scored, Scorer
 from aesc.seeding import Stream, generator
 
 SIDE = 64
-MEBIBYTE = 2**20
 
 
 @pytest.fixture(scope="module")
@@ -220,15 +220,12 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_that_of_one_pass_however_many_there_are() -> None:
-    """Peak memory of a process beyond that of one plain pass of 16 images; 30 outputs kept would be 360 MiB."""
-    command = [sys.executable, "-c", MEMORY, "16"]
-    few, many = (
-        float(subprocess.run([*command, passes], check=True, capture_output=True, text=True).stdout)
-        for passes in ("2", "30")
-    )
-    masks = 30 * 237_568 * 4 / MEBIBYTE
-    assert many < few + masks + 50
+@pytest.mark.parametrize("batch", [1, 16])
+def test_memory_is_that_of_one_plain_pass_and_of_prepared_weights(batch: int) -> None:
+    """Megabytes beyond its peak: weights are 43, in bfloat16 22; 30 outputs of 16 images kept would be 360."""
+    command = [sys.executable, "-c", MEMORY, str(batch), "30"]
+    more = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert more < (30 if gains_by_bfloat16(torch.device("cpu")) else 60)
 
 
 # Smoothing
