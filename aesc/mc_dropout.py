@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aesc.device import gains_by_bfloat16
-from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask, interleave_phases, phase_kernels
+from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask
 from aesc.seeding import Stream, generator
+from aesc.upsampling import interleave_phases, phase_kernels
 
 # Passes x images x pixels that go through at once: on a CPU below and above the first dropout, on a GPU everywhere.
 DEEP_PIXELS = 10 * 256 * 256

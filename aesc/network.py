@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -20,6 +19,7 @@ from aesc.empty_conv import EmptyConv2d
 from aesc.matrix_convolution import convolve
 from aesc.params import Params
 from aesc.segmentation import SegmentationHead
+from aesc.upsampling import UpsampleConv
 
 Skip = Literal["add", "none", "concat"]
 
@@ -41,61 +41,6 @@ def dropout_levels(levels: tuple[float, ...], depth: int) -> tuple[float, ...]:
     in front, so that the bottleneck always has the last rate.
     """
     return (0.0,) * max(0, depth - len(levels)) + levels[max(0, len(levels) - depth) :]
-
-
-def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Nearest x2 upsampling and a 5x5 convolution (padding 2), computed on the small grid.
-
-    Each output pixel of phase (i, j) sees its 5x5 window fall on 3x3 pixels of the small grid, so the product equals
-    one 3x3 convolution with four times the maps, its kernels sums of the 5x5 taps, and laying the four between each
-    other: 9 multiplications instead of 25.
-
-    Args:
-        x: batch x maps_in x height x width.
-        weight: maps_out x maps_in x 5 x 5.
-        bias: maps_out, or None.
-
-    Returns:
-        batch x maps_out x 2 height x 2 width.
-    """
-    phases = phase_kernels(weight)
-    bias = None if bias is None else bias.repeat(4)
-    return interleave_phases(convolve(x, phases, bias, padding=1))
-
-
-def interleave_phases(x: Tensor) -> Tensor:
-    """batch x (2 x 2 phases, maps) x height x width to batch x maps x 2 height x 2 width, in channels_last memory.
-
-    It is PyTorch's pixel shuffle with the phases before the maps, so that all maps of a pixel are moved at once.
-    """
-    batch, maps, height, width = x.shape
-    phases = x.permute(0, 2, 3, 1).reshape(batch, height, width, 2, 2, maps // 4)
-    rows = phases.permute(0, 1, 3, 2, 4, 5)  # batch, height, phase y, width, phase x, maps
-    return rows.reshape(batch, 2 * height, 2 * width, maps // 4).permute(0, 3, 1, 2)
-
-
-def phase_kernels(weight: Tensor) -> Tensor:
-    """The 3x3 kernels, (2 x 2 phases, maps_out) x maps_in x 3 x 3, that equal a 5x5 one after upsampling.
-
-    One product with a matrix of zeros and ones; in channels_last memory neither side has to be rearranged for it.
-    """
-    maps_out, maps_in = weight.shape[:2]
-    taps = weight.permute(0, 2, 3, 1).reshape(maps_out, 25, maps_in)
-    sums = torch.matmul(_phase_sums(weight.device, weight.dtype), taps)  # out x (phase y, phase x, 3, 3) x in
-    phases_first = sums.view(maps_out, 4, 9, maps_in).transpose(0, 1)
-    return phases_first.reshape(4 * maps_out, 3, 3, maps_in).permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=8)
-def _phase_sums(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """36 x 25: which of the 5x5 taps (columns) fall on which small-grid neighbour of which phase (rows)."""
-    # Row i of `taps[phase]` says which of the 5 taps fall on small-grid neighbour i (-1, 0, +1):
-    # phase 0 groups them 2 + 2 + 1, phase 1 groups them 1 + 2 + 2.
-    with torch.inference_mode(False):  # it is kept, and training differentiates through it
-        taps = torch.tensor(
-            [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]]
-        )
-        return torch.einsum("pau,qbv->pqabuv", taps, taps).reshape(36, 25).to(device, dtype)
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None, *, shared: bool) -> Tensor:
@@ -145,28 +90,26 @@ class Down(nn.Module):
         return F.leaky_relu(self.norm(products), LEAKY_SLOPE, inplace=True)
 
 
-class Up(nn.Module):
+class Up(UpsampleConv):
     """Nearest x2 upsampling, convolution 5x5, batch norm, LeakyReLU: doubles the side."""
 
     def __init__(self, maps_in: int, maps_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(maps_out, maps_in, 5, 5))
+        super().__init__(maps_in, maps_out)
         self.norm = nn.BatchNorm2d(maps_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(upsample_conv(x, self.weight, None)), LEAKY_SLOPE, inplace=True)
+        return F.leaky_relu(self.norm(self.products(x)), LEAKY_SLOPE, inplace=True)
 
 
-class Head(nn.Module):
+class Head(UpsampleConv):
     """Nearest x2 upsampling, convolution 5x5 and a sigmoid: back to an image in [0, 1]."""
 
     def __init__(self, maps_in: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, maps_in, 5, 5))
+        super().__init__(maps_in, channels)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(upsample_conv(x, self.weight, self.bias).float())
+        return torch.sigmoid(self.products(x, self.bias).float())
 
 
 class AESc(nn.Module):

@@ -222,10 +222,10 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("batch", [1, 16])
 def test_memory_is_that_of_one_plain_pass_and_of_prepared_weights(batch: int) -> None:
-    """Megabytes beyond its peak: weights are 43, in bfloat16 22; 30 outputs of 16 images kept would be 360."""
+    """Megabytes beyond its peak: prepared weights are 43, in bfloat16 22; 30 outputs of 16 images kept would be 360."""
     command = [sys.executable, "-c", MEMORY, str(batch), "30"]
     more = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert more < (30 if gains_by_bfloat16(torch.device("cpu")) else 60)
+    assert more < (45 if gains_by_bfloat16(torch.device("cpu")) else 80)
 
 
 # Smoothing

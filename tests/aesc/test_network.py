@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from aesc.network import AESc, Skip, build_network, depth_of, dropout, dropout_levels, upsample_conv
+from aesc.network import AESc, Skip, build_network, depth_of, dropout, dropout_levels
 
 RATES = (0.0, 0.0, 0.1, 0.2, 0.3, 0.4)
 SKIPS: tuple[Skip, ...] = ("add", "none", "concat")
@@ -23,34 +22,6 @@ def build(*, size: int = 64, channels: int = 3, skip: Skip = "add", rates: Any =
 
 def images(count: int, *, size: int = 64, channels: int = 3, seed: int = 7) -> torch.Tensor:
     return torch.rand(count, channels, size, size, generator=seeded(seed))
-
-
-def upsampled_then_convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=2)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 9)])
-def test_the_four_phases_equal_upsampling_and_a_5x5_convolution(
-    dtype: torch.dtype, tolerance: float, with_bias: bool, shape: tuple[int, int]
-) -> None:
-    generator = seeded(3)
-    x = torch.randn(2, 6, *shape, generator=generator, dtype=dtype)
-    weight = torch.randn(5, 6, 5, 5, generator=generator, dtype=dtype) / 12.0
-    bias = torch.randn(5, generator=generator, dtype=dtype) if with_bias else None
-    sources = [tensor.requires_grad_() for tensor in (x, weight, bias) if tensor is not None]
-
-    ours = upsample_conv(x, weight, bias)
-    plain = upsampled_then_convolved(x, weight, bias)
-    assert ours.shape == (2, 5, 2 * shape[0], 2 * shape[1])
-    torch.testing.assert_close(ours, plain, rtol=0.0, atol=tolerance)
-
-    upstream = torch.randn(ours.shape, generator=generator, dtype=dtype)
-    for ours_gradient, plain_gradient in zip(
-        torch.autograd.grad(ours, sources, upstream), torch.autograd.grad(plain, sources, upstream), strict=True
-    ):
-        torch.testing.assert_close(ours_gradient, plain_gradient, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
