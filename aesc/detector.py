@@ -102,7 +102,7 @@ class Detector:
         place_maps = load_place_maps(
             folder, sha256=operating_point.divisors_sha256, device=next(network.parameters()).device
         )
-        return cls(network, operating_point, place_maps)
+        return cls(network.keep_phases(), operating_point, place_maps)
 
     def predict(self, source: Path | Image, *, strategy: Strategy | None = None, lazy: bool = False) -> Prediction:
         """The prediction for one image file or decoded image; see `predict_batch`."""

@@ -7,8 +7,8 @@ A pass equals `AESc.forward` with one dropout mask a layer for the whole batch, 
   convolutions are brought to their four phases once, not at each pass;
 - the masks follow from the seed alone, so they are drawn once and kept;
 - on a CPU one image after the other goes through all its passes: below the first dropout several together, because
-  maps are small there and kernels large, above it one by one, because maps are large and would not stay in the cache.
-  On a GPU all images and as many passes as fill it go through everything together;
+  maps are small there and kernels large, above it few (at 256 x 256 one by one), because maps are large and would not
+  stay in the cache. On a GPU all images and as many passes as fill it go through everything together;
 - where the device has units for it, the convolutions between the dropout layers multiply in bfloat16 (sums and maps
   stay float32). What comes after the last dropout is float32: rounding there would pass for uncertainty.
 """
@@ -29,11 +29,10 @@ from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask
 from aesc.seeding import Stream, generator
 from aesc.upsampling import interleave_phases, phase_kernels
 
-# Passes x images x pixels that go through at once: on a CPU below and above the first dropout, on a GPU everywhere.
-DEEP_PIXELS = 10 * 256 * 256
-SHALLOW_PIXELS = 256 * 256
-GPU_PIXELS = 256 * 256 * 256
-FOLDED_TOGETHER = 16  # output maps of a layer
+DEEP_PASSES = 10  # of an image that go through the small maps at once on a CPU
+SHALLOW_PIXELS = 256 * 256  # passes x pixels that go through the large maps at once there
+GPU_PIXELS = 256 * 256 * 256  # passes x images x pixels that go through everything at once on a GPU
+FOLDED_TOGETHER = 16  # output maps of a layer that are prepared at once
 
 
 class _Mask(NamedTuple):
@@ -92,30 +91,31 @@ class StochasticPasses:
     def variance(self, images: Tensor, *, passes: int, seed: int) -> Tensor:
         """Variance over the passes: batch x channels x side x side, float32."""
         if not self.random:
-            return torch.zeros_like(images)
+            return torch.zeros_like(images, dtype=torch.float32)
         masks = self._masks_of(passes, seed, images.device)
-        at_once = 1 if images.device.type == "cpu" else len(images)
-        return torch.cat([self._variance(some, masks, passes) for some in images.split(at_once)])
+        on_cpu = images.device.type == "cpu"
+        some = images.split(1 if on_cpu else len(images))
+        return torch.cat([self._variance(part, masks, passes, on_cpu=on_cpu) for part in some])
 
-    def _variance(self, images: Tensor, masks: _Masks, passes: int) -> Tensor:
+    def _variance(self, images: Tensor, masks: _Masks, passes: int, *, on_cpu: bool) -> Tensor:
         batch, channels, height, width = images.shape
         # Pixels are counted where the four phases lie, so that they are laid between each other once.
         mean = torch.zeros(batch, height // 2, width // 2, 4 * channels, device=images.device).permute(0, 3, 1, 2)
         squares = torch.zeros_like(mean)
-        for count, outputs in enumerate(self._outputs(images, masks, passes), start=1):
+        for count, outputs in enumerate(self._outputs(images, masks, passes, on_cpu=on_cpu), start=1):
             welford(mean, squares, outputs, count)
         return interleave_phases(squares.div_(passes - 1))
 
-    def _outputs(self, images: Tensor, masks: _Masks, passes: int) -> Iterator[Tensor]:
+    def _outputs(self, images: Tensor, masks: _Masks, passes: int, *, on_cpu: bool) -> Iterator[Tensor]:
         """Each pass's outputs of all `images`, in four phases."""
         batch, pixels = len(images), images[:, 0].numel()
-        on_cpu = images.device.type == "cpu"
-        deep_pixels, shallow_pixels = (DEEP_PIXELS, SHALLOW_PIXELS) if on_cpu else (GPU_PIXELS, GPU_PIXELS)
+        below = DEEP_PASSES if on_cpu else max(1, GPU_PIXELS // pixels)
+        above = max(1, SHALLOW_PIXELS // pixels) if on_cpu else below
         levels = self._common(images)
-        for numbers in _equal_parts(passes, most=deep_pixels // pixels):
+        for numbers in _equal_parts(passes, most=below):
             chosen = [mask and mask._replace(kept=mask.kept[numbers]) for mask in masks]
             deep = self._deep(levels[self._first], chosen)
-            for some in deep.split(batch * max(1, shallow_pixels // pixels)):
+            for some in deep.split(batch * above):
                 yield from self._shallow(some, levels[: self._first]).split(batch)
             del deep, some  # the next part needs their memory
 
@@ -192,7 +192,7 @@ class StochasticPasses:
 
 def _equal_parts(count: int, *, most: int) -> list[slice]:
     """Of equal length or one less: for each length that it has not met, the convolution library prepares itself."""
-    parts = -(-count // max(1, most))
+    parts = -(-count // most)
     edges = [count * number // parts for number in range(parts + 1)]
     return [slice(begin, end) for begin, end in pairwise(edges)]
 
@@ -205,7 +205,11 @@ def welford(mean: Tensor, squares: Tensor, outputs: Tensor, count: int) -> None:
 
 
 def prepared(network: AESc) -> StochasticPasses:
-    """`StochasticPasses` of `network`, kept until a weight changes or the network is gone."""
+    """`StochasticPasses` of `network`, kept until a weight changes or the network is gone.
+
+    Some optimisers change weights without PyTorch's counting it; a step of training also changes batch norm's
+    statistics, and that is counted.
+    """
     state = tuple((tensor.data_ptr(), tensor._version) for tensor in network.state_dict(keep_vars=True).values())
     if network not in _kept or _kept[network][0] != state:
         _kept[network] = state, StochasticPasses(network)

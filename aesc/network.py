@@ -185,6 +185,17 @@ class AESc(nn.Module):
         reconstruction: Tensor = self.head(x)
         return reconstruction
 
+    def keep_phases(self) -> AESc:
+        """The network itself, faster as long as its weights stay as they are and neither `train` nor `eval` is called.
+
+        The decoder's kernels are brought to their four phases now instead of in each pass, where they take a CPU as
+        long as half of the reconstruction of one image. They are 25 MB at 256 x 256.
+        """
+        for layer in self.modules():
+            if isinstance(layer, UpsampleConv):
+                layer.keep_phases()
+        return self
+
 
 def build_network(
     *,

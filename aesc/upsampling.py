@@ -17,34 +17,28 @@ from aesc.matrix_convolution import convolve
 
 
 class UpsampleConv(nn.Module):
-    """The kernels of nearest x2 upsampling and a 5x5 convolution, and its products.
-
-    On a CPU the four phases of the kernels take as long as half a pass of one image, so they are kept while nothing
-    learns: until a weight changes, or the network is told to train.
-    """
+    """The kernels of nearest x2 upsampling and a 5x5 convolution, and its products."""
 
     def __init__(self, maps_in: int, maps_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(maps_out, maps_in, 5, 5))
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
+        self._kept: Tensor | None
+        self.register_buffer("_kept", None, persistent=False)
 
     def products(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """batch x maps_in x height x width to batch x maps_out x 2 height x 2 width; bias: maps_out, or None."""
-        return upsample_conv(x, self._phases(x), bias)
+        phases = phase_kernels(self.weight) if self._kept is None or torch.is_grad_enabled() else self._kept
+        return upsample_conv(x, phases, bias)
+
+    @torch.no_grad()
+    def keep_phases(self) -> None:
+        """Make the phases of the kernels once, for weights that stay as they are: until `train` or `eval` is called."""
+        self._kept = phase_kernels(self.weight)
 
     def train(self, mode: bool = True) -> Self:
-        """Forgets the kept phases: what trains may change weights in ways that are not seen."""
+        """As of any module; kept phases are forgotten, because PyTorch does not count what all optimisers change."""
         self._kept = None
         return super().train(mode)
-
-    def _phases(self, x: Tensor) -> Tensor:
-        passing = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_exporting()
-        if self.training or passing or x.device.type != "cpu":
-            return phase_kernels(self.weight)
-        state = self.weight.data_ptr(), self.weight._version
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, phase_kernels(self.weight)
-        return self._kept[1]
 
 
 def upsample_conv(x: Tensor, phases: Tensor, bias: Tensor | None) -> Tensor:

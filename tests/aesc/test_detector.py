@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from aesc import upsampling
 from aesc.detector import Detector, verdict
 from aesc.errors import AescError
 from aesc.images import Image
@@ -147,6 +148,13 @@ def test_loaded_detector_predicts_what_the_saved_one_did(tmp_path: Path, channel
     np.testing.assert_array_equal(after.maps["uncertainty"], before.maps["uncertainty"])
     assert after.image.shape == (SIDE, SIDE, channels)
     assert after.mask.shape == after.anomaly_map.shape == (SIDE, SIDE)
+
+
+def test_a_loaded_detector_makes_its_kernels_phases_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_detector(tmp_path).save(tmp_path / "detector")
+    loaded = Detector.load(tmp_path / "detector", device="cpu")
+    monkeypatch.delattr(upsampling, "phase_kernels")
+    loaded.predict(picture(), strategy="residual", lazy=True)
 
 
 def test_prediction_does_not_depend_on_the_other_images_of_the_batch(tmp_path: Path) -> None:

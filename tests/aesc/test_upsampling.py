@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from aesc import upsampling
-from aesc.upsampling import UpsampleConv, phase_kernels, upsample_conv
+from aesc.network import AESc, build_network
+from aesc.upsampling import phase_kernels, upsample_conv
 
 
 def upsampled_then_convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -39,74 +38,50 @@ def test_the_four_phases_equal_upsampling_and_a_5x5_convolution(
         torch.testing.assert_close(ours_gradient, plain_gradient, rtol=tolerance, atol=tolerance)
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The weights whose phases were made."""
-    made: list[Tensor] = []
-
-    def noted(weight: Tensor) -> Tensor:
-        made.append(weight)
-        return phase_kernels(weight)
-
-    monkeypatch.setattr(upsampling, "phase_kernels", noted)
-    return made
+SIDE = 64
 
 
 @pytest.fixture
-def layer() -> UpsampleConv:
-    layer = UpsampleConv(6, 5).eval()
-    torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
-    return layer
+def network() -> AESc:
+    stream = torch.Generator().manual_seed(1)
+    return build_network(image_size=SIDE, channels=3, skip="concat", dropout=(), generator=stream).eval()
 
 
-X = torch.rand(2, 6, 4, 4, generator=torch.Generator().manual_seed(2))
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
 
 
-def test_the_phases_are_kept_while_nothing_learns_and_change_no_bit(layer: UpsampleConv, counted: list[Tensor]) -> None:
-    with torch.no_grad():
-        expected = upsample_conv(X, phase_kernels(layer.weight), None)
-        for _ in range(3):
-            assert torch.equal(layer.products(X), expected)
-    assert len(counted) == 1
-
-
-def in_place(weight: Tensor) -> None:
-    with torch.no_grad():
-        weight.mul_(2.0)
-
-
-def through_a_view_as_the_optimiser(weight: Tensor) -> None:
-    with torch.no_grad():
-        weight.detach().permute(0, 2, 3, 1).mul_(2.0)
-
-
-@pytest.mark.parametrize("change", [in_place, through_a_view_as_the_optimiser])
-def test_a_changed_weight_is_seen(layer: UpsampleConv, change: Callable[[Tensor], None]) -> None:
-    with torch.inference_mode():
-        before = layer.products(X).clone()
-    change(layer.weight)
-    with torch.inference_mode():
-        torch.testing.assert_close(layer.products(X), 2.0 * before)
-
-
-def test_what_the_version_of_a_weight_does_not_tell_training_makes_forgotten(layer: UpsampleConv) -> None:
-    with torch.no_grad():
-        before = layer.products(X).clone()
-        layer.weight.data.mul_(2.0)
-        layer.train()
-        layer.eval()
-        torch.testing.assert_close(layer.products(X), 2.0 * before)
-
-
-def test_nothing_is_kept_where_gradients_flow_or_products_are_rounded(
-    layer: UpsampleConv, counted: list[Tensor]
+def test_kept_phases_change_no_bit_and_are_not_made_again(
+    network: AESc, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        layer.products(X).sum().backward()
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            assert layer.products(X).dtype == torch.bfloat16
-    with torch.no_grad():
-        assert layer.products(X).dtype == torch.float32
-        layer.train().products(X)
-    assert len(counted) == 6
-    assert layer.weight.grad is not None
+    with torch.inference_mode():
+        expected = network(images)
+    assert network.keep_phases() is network
+    monkeypatch.delattr(upsampling, "phase_kernels")
+    with torch.inference_mode():
+        assert torch.equal(network(images), expected)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_change_of_mode_forgets_them(network: AESc, images: Tensor, mode: bool) -> None:
+    network.keep_phases()
+    network.head.weight.data.zero_()
+    network.train(mode).eval()
+    with torch.inference_mode():
+        assert network(images).unique().tolist() == [0.5]
+
+
+def test_gradients_flow_past_kept_phases(network: AESc, images: Tensor) -> None:
+    expected = torch.autograd.grad(network(images).sum(), list(network.parameters()))
+    found = torch.autograd.grad(network.keep_phases()(images).sum(), list(network.parameters()))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_kept_phases_are_not_saved_and_move_with_the_network(network: AESc) -> None:
+    names = set(network.state_dict())
+    kept = network.keep_phases().double()
+    assert set(kept.state_dict()) == names
+    with torch.inference_mode():
+        assert kept(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64)).isfinite().all()
