@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from aesc.archive_members import ARCHIVE_DAMAGE, ARCHIVES, Limits, Member, members
 from aesc.cache import sha256_of
@@ -168,7 +168,8 @@ def _top_index(parts: tuple[str, ...]) -> int | None:
 
 
 def _is_paper(name: str) -> bool:
-    return name.lower().startswith(("readme", "license", "licence")) and name.lower().endswith(".txt")
+    path = PurePath(name.lower())
+    return path.name.startswith(("readme", "license", "licence")) and path.suffix in ("", ".txt", ".md", ".rst")
 
 
 def _name_categories(stage: _Stage, name: str | None) -> dict[str, tuple[str, ...]]:
@@ -203,7 +204,8 @@ def _move(stage: _Stage, named: dict[str, tuple[str, ...]], target_root: Path) -
     fresh: dict[Path, Path] = {}
     for category, prefix in named.items():
         staged = stage.folder_of(prefix)
-        for paper, text in stage.papers.get(prefix, {}).items():
+        papers = stage.papers.get(prefix) or stage.papers.get(prefix[:-1], {})  # its own, else those beside its folder
+        for paper, text in papers.items():
             (staged / paper).write_bytes(text)
         target = target_root / category
         if not os.path.lexists(target):

@@ -19,6 +19,7 @@ from aesc.errors import AescError
 from aesc.manifest import list_categories
 from aesc.presets import DEFAULT_PRESET
 from flows.automations import SILENCE
+from flows.retrain import require_few_starts
 from tasks.registry import made_by
 from tasks.settings import Settings, prepare_environment
 
@@ -60,6 +61,7 @@ async def retrain_all(categories: list[str] | None = None, preset: str = DEFAULT
     Raises:
         AescError: there is nothing to train, or a category failed; the others were trained, and the table is written.
     """
+    require_few_starts()
     settings = Settings()
     prepare_environment(settings)
     names = list(dict.fromkeys(categories or list_categories(settings.data)))

@@ -92,7 +92,10 @@ def workers(settings: Settings) -> int:
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
     import torch
 
-    return 2 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if torch.cuda.is_available():
+        return 2
+    # Those that this process may use, which macOS does not say.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_all(

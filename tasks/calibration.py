@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("aesc")
 
 @task(task_run_name="calibrate {category}")
 def calibrate_threshold(category: str, run_folder: str) -> str:
-    """Calibrate, save the detector, and write metrics, score table and figures; the strategy."""
+    """Calibrate, save the detector, and write metrics and score tables; the strategy."""
     import torch
 
     from aesc.choice import ResidualChoice

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
 
     @property
     def runs(self) -> Path:
-        """One folder a training run: runs/<category>/<key>."""
+        """One folder a training run: runs/<category>/<time>-<preset>-s<seed>-<first digits of the key>."""
         return self.state / "runs"
 
     @property

@@ -211,6 +211,9 @@ def launches(stack: Stack, databases: Databases, gpus: Sequence[str]) -> dict[st
             (str(executable("prefect")), "server", "start", "--host", HOST, "--port", port[PREFECT]),
             {
                 **(home | no_proxy),
+                # aesc_prefect_plugin.py; what pyproject.toml says of it counts in the project's folder only.
+                "PREFECT_PLUGINS_ENABLED": "true",
+                "PREFECT_PLUGINS_ALLOW": "aesc",
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.prefect,
                 # In memory, a restart of the server would leave the slots of its leases taken for ever.
                 "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

@@ -1,4 +1,4 @@
-"""`aesc ingest` and `aesc quarantine`."""
+"""`aesc ingest`, `aesc quarantine` and `aesc drill`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def ingest(
     category: AnyCategory = None,
     source: Annotated[
         str | None,
-        typer.Option("--source", "-s", help="s3://bucket/prefix or a folder [default: <AESC_ARRIVALS>/<category>]"),
+        typer.Option(
+            "--source", "-s", help="s3://bucket/prefix or a folder [default: the category's, in AESC_ARRIVALS]"
+        ),
     ] = None,
     preset: Preset = DEFAULT_PRESET,
     params_file: ParamsFile = None,

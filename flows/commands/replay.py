@@ -17,7 +17,7 @@ def replay(
         str | None, typer.Option("--category", "-c", help="Whose version [default: the only registered model]")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Replay only the first steps, against the recorded losses: seconds.")
+        int | None, typer.Option(min=1, help="Replay only the first steps, against the recorded losses.")
     ] = None,
     tolerance: Annotated[
         float | None,

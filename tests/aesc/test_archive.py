@@ -82,11 +82,12 @@ def test_one_category_takes_the_name_of_its_source(tmp_path: Path, target: Path,
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_several_categories_with_licences(tmp_path: Path, target: Path, packer: str) -> None:
-    files = below("mvtec/nut") | below("mvtec/bolt") | {"mvtec/nut/license.txt": b"free", "mvtec/readme.txt": b"all"}
+    files = below("mvtec/nut") | below("mvtec/bolt")
+    files |= {"mvtec/nut/LICENSE": b"its own", "mvtec/readme.md": b"of both", "license.txt": b"of neither"}
     source = pack(tmp_path / ("set" if packer == "folder" else f"set.{packer}"), files)
     notes: list[str] = []
     assert extract(source, target, note=notes.append) == ["bolt", "nut"]
-    assert content(target) == below("nut") | below("bolt") | {"nut/license.txt": b"free"}
+    assert content(target) == below("nut") | below("bolt") | {"nut/LICENSE": b"its own", "bolt/readme.md": b"of both"}
 
 
 def test_name_renames_one_category_and_refuses_several(tmp_path: Path, target: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.settings import Settings
+from tasks.stack import PREFECT, SQLITE, choose_stack, launches, sqlite_databases
 from tests.repositories import ROOT
 
 _UVICORN = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", "1"]
@@ -66,11 +68,11 @@ print(waited)
 """
 
 
-def run(script: str, *arguments: str) -> str:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+def run(script: str, *arguments: str, cwd: Path = ROOT, **more: str) -> str:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | more
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, text=True, timeout=120, check=True
     ).stdout.strip()
 
 
@@ -86,6 +88,14 @@ def run(script: str, *arguments: str) -> str:
 )
 def test_a_server_looks_for_garbage_beside_its_work_and_nothing_else_does(words: list[str], said: str) -> None:
     assert run(_IMPORT.format(words=words)) == said
+
+
+def test_the_stack_s_server_does_too_though_it_starts_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    stack = choose_stack(Settings(root=tmp_path, state=tmp_path / "state"), gpu_workers=1, database=SQLITE)
+    server = launches(stack, sqlite_databases(stack.folder), [])[PREFECT]
+    script = _IMPORT.format(words=list(server.command))
+    assert run(script, cwd=stack.folder, **server.env) == "False True"
+    assert run(script, cwd=stack.folder) == "True False"
 
 
 @pytest.mark.parametrize(("collector", "least", "most"), [("own", 2.5, 10.0), ("beside", 0.0, 1.5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 
 from aesc.errors import AescError
 from flows.retrain import MOST_STARTS, retrain
+from flows.retrain_all import retrain_all
 from tasks.registry import finished_by
 from tests.commands import Project
 
@@ -16,10 +18,11 @@ from tests.commands import Project
 @pytest.mark.parametrize("starts", [MOST_STARTS + 1, 100])
 def test_a_start_too_many_fails_before_anything_else(starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", str(starts))
-    with pytest.raises(AescError, match=f"killed {starts - 1} times") as caught:
-        retrain.fn("no such category")
-    assert not caught.value.transient
-    assert "memory" in caught.value.todo
+    for begin in (lambda: retrain.fn("no such category"), lambda: asyncio.run(retrain_all.fn(["no such category"]))):
+        with pytest.raises(AescError, match=f"killed {starts - 1} times") as caught:
+            begin()
+        assert not caught.value.transient
+        assert "memory" in caught.value.todo
 
 
 def test_a_run_that_had_ended_when_it_was_put_back_makes_no_second_version(
