@@ -1,4 +1,4 @@
-"""Synthetic defects for training and calibration: stain, blobs, scratch, drops, noise (arXiv 2008.12977, section III-B).
+"""Synthetic defects: stain, blobs, scratch, drops, noise (arXiv 2008.12977, section III-B).
 
 Everything is drawn from one explicit generator on the device of the images. On a CPU a local corruption is computed in
 a window around it, stains and blobs by compiled loops over their own boxes. Elsewhere all is tensor arithmetic on whole

@@ -1,4 +1,4 @@
-"""Learning to give the clean image back: Adam, a schedule of its rate, best weights by validation PSNR (section III)."""
+"""Learning to give the clean image back: Adam, a falling rate, best weights by validation PSNR (section III)."""
 
 from __future__ import annotations
 
