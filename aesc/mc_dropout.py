@@ -56,7 +56,7 @@ class _Kernel(NamedTuple):
 class StochasticPasses:
     """`network` in evaluation mode, prepared for passes with dropout; what it was made from is not referred to.
 
-    Preparing costs about one pass of one image and holds the weights a second time (43 MB at 256 x 256, in bfloat16
+    Preparing costs less than one pass of one image and holds the weights a second time (43 MB at 256 x 256, in bfloat16
     22 MB).
 
     Args:
