@@ -29,6 +29,7 @@ _STAGING = ".importing"
 _BLOCK = 2**20
 _PAPER_BYTES = 2**20  # a licence is shorter
 _PAPERS = 100
+_LICENCES = ("license", "licence")
 
 
 def extract_category(
@@ -169,7 +170,7 @@ def _top_index(parts: tuple[str, ...]) -> int | None:
 
 def _is_paper(name: str) -> bool:
     path = PurePath(name.lower())
-    return path.name.startswith(("readme", "license", "licence")) and path.suffix in ("", ".txt", ".md", ".rst")
+    return path.name.startswith(("readme", *_LICENCES)) and path.suffix in ("", ".txt", ".md", ".rst")
 
 
 def _name_categories(stage: _Stage, name: str | None) -> dict[str, tuple[str, ...]]:
@@ -204,8 +205,7 @@ def _move(stage: _Stage, named: dict[str, tuple[str, ...]], target_root: Path) -
     fresh: dict[Path, Path] = {}
     for category, prefix in named.items():
         staged = stage.folder_of(prefix)
-        papers = stage.papers.get(prefix) or stage.papers.get(prefix[:-1], {})  # its own, else those beside its folder
-        for paper, text in papers.items():
+        for paper, text in _papers_of(stage, prefix).items():
             (staged / paper).write_bytes(text)
         target = target_root / category
         if not os.path.lexists(target):
@@ -227,6 +227,13 @@ def _move(stage: _Stage, named: dict[str, tuple[str, ...]], target_root: Path) -
             shutil.rmtree(target, ignore_errors=True)
         raise
     return sorted(named)
+
+
+def _papers_of(stage: _Stage, prefix: tuple[str, ...]) -> dict[str, bytes]:
+    """A category's own, and those beside its folder where none of its own is a licence."""
+    own = stage.papers.get(prefix, {})
+    licensed = any(name.lower().startswith(_LICENCES) for name in own)
+    return own if licensed or not prefix else stage.papers.get(prefix[:-1], {}) | own
 
 
 def _content(folder: Path) -> dict[str, str]:

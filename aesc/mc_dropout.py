@@ -29,7 +29,8 @@ from aesc.network import LEAKY_SLOPE, AESc, Down, Skip, Up, dropout_mask
 from aesc.seeding import Stream, generator
 from aesc.upsampling import interleave_phases, phase_kernels
 
-DEEP_PASSES = 10  # of an image that go through the small maps at once on a CPU
+DEEP_PASSES = 10  # of an image that go at once through what lies below the first dropout on a CPU,
+DEEP_NUMBERS = 2**21  # as long as the maps of its first level have no more numbers than this together
 SHALLOW_PIXELS = 256 * 256  # passes x pixels that go through the large maps at once there
 GPU_PIXELS = 256 * 256 * 256  # passes x images x pixels that go through everything at once on a GPU
 FOLDED_TOGETHER = 16  # output maps of a layer that are prepared at once
@@ -109,9 +110,12 @@ class StochasticPasses:
     def _outputs(self, images: Tensor, masks: _Masks, passes: int, *, on_cpu: bool) -> Iterator[Tensor]:
         """Each pass's outputs of all `images`, in four phases."""
         batch, pixels = len(images), images[:, 0].numel()
-        below = DEEP_PASSES if on_cpu else max(1, GPU_PIXELS // pixels)
-        above = max(1, SHALLOW_PIXELS // pixels) if on_cpu else below
         levels = self._common(images)
+        if on_cpu:
+            below = max(1, min(DEEP_PASSES, DEEP_NUMBERS // levels[self._first].numel()))
+            above = max(1, SHALLOW_PIXELS // pixels)
+        else:
+            below = above = max(1, GPU_PIXELS // pixels)
         for numbers in _equal_parts(passes, most=below):
             chosen = [mask and mask._replace(kept=mask.kept[numbers]) for mask in masks]
             deep = self._deep(levels[self._first], chosen)

@@ -4,8 +4,8 @@ A flow run sends a heartbeat every 30 seconds (PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 rest, because it is there when a whole machine is not:
 
 - A run that has fallen silent is put back into its queue, and the next worker takes it up. `retrain` finds its run
-  folder by its key and goes on from the checkpoint. Ingestion, monitoring and inspection are marked as crashed instead:
-  the first two come again by their schedules, the third has somebody who waits for it.
+  folder by its key and goes on from the checkpoint. Ingestion, monitoring, inspection and rollback are marked as
+  crashed instead: the first two come again by their schedules, the others have somebody who waits for them.
 - A run that a worker took and never began, because the worker was killed in between, is put back too.
 
 Silence is waited for even where a worker reports a crash at once: a worker with a limit dies of a run that comes back
@@ -25,7 +25,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 TAKEN_UP_AGAIN = ("retrain", "retrain-all", "promote")
-GIVEN_UP = ("ingest", "inspect", "monitor")
+GIVEN_UP = ("ingest", "inspect", "monitor", "rollback")
 SILENCE = timedelta(minutes=5)  # ten heartbeats; a server that was away for longer takes live runs for dead ones
 START = timedelta(minutes=30)  # from a worker's taking a run to its first line: a node and an image may be fetched
 

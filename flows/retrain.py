@@ -128,12 +128,12 @@ def _done_before(category: str) -> dict[str, Any] | None:
     return {"category": category, "model_version": found[0], **found[1]}
 
 
-def require_few_starts() -> None:
-    """Fail, which ends a flow run for good, where crashing would have it started for ever."""
+def require_few_starts(then: str = "start a new run: it takes up what is finished") -> None:
+    """Fail, which ends a flow run for good, where crashing would have it started for ever; `then` says how to go on."""
     if (starts := flow_run.run_count or 0) > MOST_STARTS:
         raise AescError(
             f"flow run {flow_run.name}",
             f"its process was killed {starts - 1} times",
             allowed=f"{MOST_STARTS} starts",
-            todo="find out what kills it (too little memory?), then start a new run: it takes up what is finished",
+            todo=f"find out what kills it (too little memory?), then {then}",
         )

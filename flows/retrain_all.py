@@ -59,9 +59,10 @@ async def retrain_all(categories: list[str] | None = None, preset: str = DEFAULT
         One row a category: its state, model version, image AUROC, data version and seconds, or its error.
 
     Raises:
-        AescError: there is nothing to train, or a category failed; the others were trained, and the table is written.
+        AescError: there is nothing to train; it was killed and started again too often; or a category failed: the
+            others were trained, and the table is written.
     """
-    require_few_starts()
+    require_few_starts(then="run it with those categories that have no version by the runs it started")
     settings = Settings()
     prepare_environment(settings)
     names = list(dict.fromkeys(categories or list_categories(settings.data)))

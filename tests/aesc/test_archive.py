@@ -82,12 +82,14 @@ def test_one_category_takes_the_name_of_its_source(tmp_path: Path, target: Path,
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_several_categories_with_licences(tmp_path: Path, target: Path, packer: str) -> None:
-    files = below("mvtec/nut") | below("mvtec/bolt")
-    files |= {"mvtec/nut/LICENSE": b"its own", "mvtec/readme.md": b"of both", "license.txt": b"of neither"}
+    files = {path: data for name in ("nut", "bolt", "pin") for path, data in below(f"mvtec/{name}").items()}
+    files |= {"mvtec/nut/LICENSE": b"its own", "mvtec/pin/readme.md": b"its own"}
+    files |= {"mvtec/readme.md": b"of all", "mvtec/licence.rst": b"of all", "license.txt": b"of none"}
     source = pack(tmp_path / ("set" if packer == "folder" else f"set.{packer}"), files)
-    notes: list[str] = []
-    assert extract(source, target, note=notes.append) == ["bolt", "nut"]
-    assert content(target) == below("nut") | below("bolt") | {"nut/LICENSE": b"its own", "bolt/readme.md": b"of both"}
+    assert extract(source, target) == ["bolt", "nut", "pin"]
+    papers = {"nut/LICENSE": b"its own", "bolt/readme.md": b"of all", "bolt/licence.rst": b"of all"}
+    papers |= {"pin/readme.md": b"its own", "pin/licence.rst": b"of all"}
+    assert content(target) == below("nut") | below("bolt") | below("pin") | papers
 
 
 def test_name_renames_one_category_and_refuses_several(tmp_path: Path, target: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from aesc.detection import mc_dropout_variance
 from aesc.device import multiply_in_float32
 from aesc.mc_dropout import StochasticPasses
-from aesc.network import AESc, Skip, build_network, interleave_phases
+from aesc.network import AESc, Skip, build_network
 from aesc.structural_similarity import structural_dissimilarity
 from aesc.structured import paint_structured
+from aesc.upsampling import interleave_phases
 from tests.aesc.test_structured import PARAMS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")

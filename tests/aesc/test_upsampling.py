@@ -67,7 +67,7 @@ def test_kept_phases_change_no_bit_and_are_not_made_again(
 def test_a_change_of_mode_forgets_them(network: AESc, images: Tensor, mode: bool) -> None:
     network.keep_phases()
     network.head.weight.data.zero_()
-    network.train(mode).eval()
+    network.train(mode)
     with torch.inference_mode():
         assert network(images).unique().tolist() == [0.5]
 
