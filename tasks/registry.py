@@ -90,27 +90,42 @@ def download_detector(category: str, version: str, folder: Path) -> Path:
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    from aesc.operating_point import FILE
-
     found = resolve(category, version)
-    target = folder / found.run_id
-    if (target / "detector" / FILE).is_file():
-        return target / "detector"
+    target = folder / found.run_id / "detector"
+    if _is_whole(target):
+        return target
     uri = client().tracking_uri
     try:
         with tempfile.TemporaryDirectory(dir=_made(folder)) as scratch:
             mlflow.artifacts.download_artifacts(
                 run_id=found.run_id, artifact_path="detector", dst_path=scratch, tracking_uri=uri
             )
-            Path(scratch).chmod(0o755)
-            shutil.copytree(scratch, target, dirs_exist_ok=True)
+            _place(Path(scratch) / "detector", target)
     except (MlflowException, OSError) as error:
         raise AescError(
             model_uri(category, version),
             f"its files cannot be fetched: {str(error).splitlines()[0][:300]}",
             todo="check the artifact store, or retrain the category",
         ) from error
-    return target / "detector"
+    return target
+
+
+def _is_whole(detector: Path) -> bool:
+    from aesc.operating_point import FILE
+
+    return (detector / FILE).is_file()
+
+
+def _place(fetched: Path, target: Path) -> None:
+    """In one step: another process that wants the same detector must not read half of it."""
+    _made(target.parent)
+    try:
+        fetched.rename(target)
+    except OSError:
+        if _is_whole(target):  # that of another process is as good
+            return
+        shutil.rmtree(target, ignore_errors=True)  # left by the code of before, which copied file by file
+        fetched.rename(target)
 
 
 def require_loadable(category: str, version: Registered) -> None:
