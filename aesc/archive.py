@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from aesc.archive_members import ARCHIVE_DAMAGE, ARCHIVES, Limits, Member, members
 from aesc.cache import sha256_of
 from aesc.errors import AescError
 from aesc.images import IMAGE_SUFFIXES
 from aesc.layout import CATEGORY_NAME, CLEAN_FOLDER, MASK_FOLDER, TEST_FOLDER, TRAIN_FOLDER
+from aesc.papers import LICENCES, is_paper
 
 Note = Callable[[str], None]
 
@@ -29,7 +30,6 @@ _STAGING = ".importing"
 _BLOCK = 2**20
 _PAPER_BYTES = 2**20  # a licence is shorter
 _PAPERS = 100
-_LICENCES = ("license", "licence")
 
 
 def extract_category(
@@ -119,7 +119,7 @@ class _Stage:
         top = _top_index(parts)
         if top is not None and member.path.suffix.lower() in IMAGE_SUFFIXES:
             self._take_image(member, parts[:top], "/".join(parts[top:]))
-        elif not (top is None and _is_paper(member.path.name) and self._take_paper(member)):
+        elif not (top is None and is_paper(member.path.name) and self._take_paper(member)):
             self.note(f"{member.path}: left out, neither an image in a category nor its licence or readme")
 
     def _take_image(self, member: Member, prefix: tuple[str, ...], relative: str) -> None:
@@ -166,11 +166,6 @@ def _top_index(parts: tuple[str, ...]) -> int | None:
     if len(parts) > 2 and parts[-3] in _TOPS:
         return len(parts) - 3
     return next((index for index, part in enumerate(parts[:-1]) if part in _TOPS), None)
-
-
-def _is_paper(name: str) -> bool:
-    path = PurePath(name.lower())
-    return path.name.startswith(("readme", *_LICENCES)) and path.suffix in ("", ".txt", ".md", ".rst")
 
 
 def _name_categories(stage: _Stage, name: str | None) -> dict[str, tuple[str, ...]]:
@@ -232,7 +227,7 @@ def _move(stage: _Stage, named: dict[str, tuple[str, ...]], target_root: Path) -
 def _papers_of(stage: _Stage, prefix: tuple[str, ...]) -> dict[str, bytes]:
     """A category's own, and those beside its folder where none of its own is a licence."""
     own = stage.papers.get(prefix, {})
-    licensed = any(name.lower().startswith(_LICENCES) for name in own)
+    licensed = any(name.lower().startswith(LICENCES) for name in own)
     return own if licensed or not prefix else stage.papers.get(prefix[:-1], {}) | own
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from aesc.cores import cores
 from aesc.errors import AescError
 from aesc.files import write_atomically
 from aesc.images import read_image, to_network_input
@@ -186,7 +187,7 @@ def sha256_of(path: Path) -> str:
 
 def threaded_map(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """`map` on all cores, in order, with few results in flight at a time. Leaving early drops what has not begun."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     pool = ThreadPoolExecutor(workers)
     flying: deque[Future[_Result]] = deque()
     try:

@@ -23,9 +23,9 @@ SMOOTHING_REACH = 4.0  # sigmas
 def mc_dropout_variance(network: AESc, images: Tensor, *, passes: int, seed: int) -> Tensor:
     """Variance over `passes` stochastic reconstructions, averaged over channels: batch x side x side, float32.
 
-    A running variance (Welford): of a pass only its masks are kept. Every pass draws one dropout mask a
-    layer for the whole batch from `seed`, so an image's map does not depend on its neighbours, nor on the call.
-    Batch norm stays in inference mode.
+    A running variance (Welford): of a pass only its masks are kept. Every pass draws one dropout mask a layer for the
+    whole batch from `seed`, so an image's map does not depend on its neighbours, nor on the call. Batch norm stays in
+    inference mode.
     """
     return prepared(network).variance(images, passes=passes, seed=seed).mean(dim=1)
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from aesc.cores import cores
+
 
 def alternate(ours: Callable[[], object], reference: Callable[[], object], *, rounds: int) -> tuple[float, float]:
     """Least seconds of each, run in turn so that both see the same machine; the first round is not counted.
@@ -57,7 +59,7 @@ def report(name: str, *, value: float, unit: str, ratio: float | None, n: int, *
         "n": n,
         **{key: round(item, 4) if isinstance(item, float) else item for key, item in more.items()},
         "machine": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

@@ -12,7 +12,7 @@ Silence is waited for even where a worker reports a crash at once: a worker with
 while it still counts it ("this borrower is already holding one of this CapacityLimiter's tokens").
 
 A run is put back once for each beginning, so one that dies before its first line is not started for ever. How often it
-may begin is the flow's own rule, see `flows.retrain.MOST_STARTS`.
+may begin is the flow's own rule, see `flows/starts.py`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from aesc.errors import AescError
 from aesc.files import read_json
 from aesc.presets import DEFAULT_PRESET
 from flows.one_at_a_time import one_at_a_time
-from flows.retrain import require_few_starts
+from flows.starts import require_few_starts
 from flows.tagging import tag_flow_run
 from tasks.aliases import (
     AWAITING,

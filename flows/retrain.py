@@ -10,8 +10,8 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from aesc.errors import AescError
 from aesc.presets import DEFAULT_PRESET
+from flows.starts import require_few_starts
 from flows.tagging import tag_flow_run
 from flows.timing import timed
 from tasks.announcement import announce_version
@@ -31,7 +31,6 @@ from tasks.validation import validate_data
 from tasks.versioning import pin_version
 
 LOGGER = logging.getLogger("aesc")
-MOST_STARTS = 6  # of one flow run: the server puts one that crashed back into its queue, see flows/automations.py
 
 
 def _run_name() -> str:
@@ -126,14 +125,3 @@ def _done_before(category: str) -> dict[str, Any] | None:
         return None
     LOGGER.info("this flow run was finished before it was started again: it has made version %s", found[0])
     return {"category": category, "model_version": found[0], **found[1]}
-
-
-def require_few_starts(then: str = "start a new run: it takes up what is finished") -> None:
-    """Fail, which ends a flow run for good, where crashing would have it started for ever; `then` says how to go on."""
-    if (starts := flow_run.run_count or 0) > MOST_STARTS:
-        raise AescError(
-            f"flow run {flow_run.name}",
-            f"its process was killed {starts - 1} times",
-            allowed=f"{MOST_STARTS} starts",
-            todo=f"find out what kills it (too little memory?), then {then}",
-        )

@@ -19,7 +19,7 @@ from aesc.errors import AescError
 from aesc.manifest import list_categories
 from aesc.presets import DEFAULT_PRESET
 from flows.automations import SILENCE
-from flows.retrain import require_few_starts
+from flows.starts import require_few_starts
 from tasks.registry import made_by
 from tasks.settings import Settings, prepare_environment
 

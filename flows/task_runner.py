@@ -15,6 +15,7 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from aesc.cores import cores
 from aesc.errors import AescError
 from tasks.settings import Settings
 
@@ -92,10 +93,7 @@ def workers(settings: Settings) -> int:
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
     import torch
 
-    if torch.cuda.is_available():
-        return 2
-    # Those that this process may use, which macOS does not say.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 if torch.cuda.is_available() else cores()
 
 
 def run_all(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from aesc.papers import PAPERS, is_paper
+
 UNKNOWN = "unknown: no licence or readme lies beside the images; ask whoever they are from before using the model"
-_PAPERS = ("license", "licence", "readme")  # in the order in which they are asked
-_SUFFIXES = ("", ".txt", ".md", ".rst")
 _MOST = 50_000  # characters that are looked at
 # From the most restrictive to the least: a text that forbids something names the freer licence it differs from, too.
 _KNOWN = {
@@ -42,13 +42,10 @@ def find_licence(data_root: Path, category: str) -> str:
 
 def _papers(folder: Path) -> list[Path]:
     try:
-        found = [path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in _SUFFIXES]
+        found = [path for path in folder.iterdir() if path.is_file() and is_paper(path.name)]
     except OSError:
         return []
-    by_kind = {
-        path: next((i for i, kind in enumerate(_PAPERS) if path.name.lower().startswith(kind)), None) for path in found
-    }
-    return sorted((path for path in found if by_kind[path] is not None), key=lambda path: (by_kind[path], path.name))
+    return sorted(found, key=lambda path: ([not path.name.lower().startswith(kind) for kind in PAPERS], path.name))
 
 
 def _name(file: Path) -> str | None:

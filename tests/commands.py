@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.repositories import ROOT
 from tests.servers import Server
 
@@ -82,6 +84,12 @@ class Project:
         """Nobody's environment: no settings of outside tools, an empty home folder."""
         own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
         return own | {"AESC_HOME": str(self.state), "PYTHONPATH": str(ROOT), **self.env, **more}
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have this process work in the project until the test ends."""
+        monkeypatch.setenv("AESC_ROOT", str(self.root))
+        monkeypatch.setenv("AESC_HOME", str(self.state))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", self.tracking_uri)
 
     def aesc(self, *arguments: object, code: int = 0, wrapper: tuple[str, ...] = (), **env: str) -> Done:
         """Run `aesc ARGUMENTS` (behind `wrapper`), which must end with `code` and show no traceback."""

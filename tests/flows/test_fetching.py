@@ -23,9 +23,7 @@ def fetch(
     project: Project, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Path]:
     """Fetches the champion into the test's own folder, and loads it."""
-    monkeypatch.setenv("AESC_ROOT", str(project.root))
-    monkeypatch.setenv("AESC_HOME", str(project.state))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    project.enter(monkeypatch)
 
     def fetched() -> Path:
         found = registry.download_detector("widget", trained["model_version"], tmp_path / "detectors")

@@ -97,9 +97,7 @@ def settings(trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     """This process works in the project."""
     for name in ("AESC_DVC_REMOTE", "AESC_ARTIFACTS", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AESC_ROOT", str(trained.project.root))
-    monkeypatch.setenv("AESC_HOME", str(trained.project.state))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", trained.project.tracking_uri)
+    trained.project.enter(monkeypatch)
     caplog.set_level(logging.INFO, "aesc")
     return Settings()
 

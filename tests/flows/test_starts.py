@@ -9,8 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from aesc.errors import AescError
-from flows.retrain import MOST_STARTS, retrain
+from flows.retrain import retrain
 from flows.retrain_all import retrain_all
+from flows.starts import MOST_STARTS
 from tasks.registry import finished_by
 from tests.commands import Project
 
@@ -29,9 +30,7 @@ def test_a_run_that_had_ended_when_it_was_put_back_makes_no_second_version(
     project: Project, trained: dict[str, Any], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = client.get_model_version("aesc-widget", trained["model_version"])
-    monkeypatch.setenv("AESC_ROOT", str(project.root))
-    monkeypatch.setenv("AESC_HOME", str(project.state))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.tracking_uri)
+    project.enter(monkeypatch)
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", version.tags["prefect_flow_run_id"])
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT", "2")
     done = retrain.fn("widget", preset="tiny")
