@@ -212,7 +212,8 @@ def prepared(network: AESc) -> StochasticPasses:
     """`StochasticPasses` of `network`, kept until a weight changes or the network is gone.
 
     Some optimisers change weights without PyTorch's counting it; a step of training also changes batch norm's
-    statistics, and that is counted.
+    statistics, and that is counted. Nothing that a recorded step changes is: a trained network's weights are loaded
+    anew at the end, which is.
     """
     state = tuple((tensor.data_ptr(), tensor._version) for tensor in network.state_dict(keep_vars=True).values())
     if network not in _kept or _kept[network][0] != state:

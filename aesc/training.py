@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aesc.device import autocast, make_deterministic, multiply_in_float32
+from aesc.device import autocast, deterministic, multiply_in_float32
 from aesc.errors import AescError
 from aesc.examples import make_example
 from aesc.files import write_atomically
@@ -106,7 +106,6 @@ def fit(
     Raises:
         AescError: the loss is not finite, or the checkpoint cannot be written.
     """
-    make_deterministic(device)
     multiply_in_float32()
     state = _start(channels, params, device)
     resumed_at = _resume(state, checkpoint, fingerprint, device) if checkpoint else 0
@@ -118,6 +117,7 @@ def fit(
     total = settings.epochs * settings.images_per_epoch
     done = resumed_at * settings.images_per_epoch
     with (
+        deterministic(device),
         certain_interrupts() as check,
         tqdm(total=total, initial=done, unit="img", desc="train", disable=None) as bar,
     ):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from aesc.detection import mc_dropout_variance
 from aesc.device import multiply_in_float32
 from aesc.mc_dropout import StochasticPasses
-from aesc.network import AESc, Skip, build_network
+from aesc.network import AESc, Skip, build_network, network_for
+from aesc.params_file import load_params
+from aesc.pixels import Pixels
+from aesc.scoring import Scored, Scorer, measure_reference
 from aesc.structural_similarity import structural_dissimilarity
 from aesc.structured import paint_structured
 from aesc.upsampling import interleave_phases
 from tests.aesc.test_structured import PARAMS
+
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
 
@@ -81,6 +88,39 @@ def test_phases_are_interleaved_as_pytorch_shuffles_them() -> None:
     maps_first = x.unflatten(1, (4, 2)).transpose(1, 2).flatten(1, 2)
     assert torch.equal(found.cpu(), torch.nn.functional.pixel_shuffle(maps_first, 2))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scores_and_maps_agree(channels: int) -> None:
+    """Those of `best`, with all that is measured on clean images first: whitening, what is usual at a place, marks."""
+    params = load_params(PARAMS_FILE, preset="best", overrides=["data.image_size=128"])
+    seen = images(24)[:, :channels]
+    store = (seen * 255.0).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    on_cpu = network_for(params, channels=channels, generator=torch.Generator().manual_seed(0)).eval()
+    multiply_in_float32()
+
+    def scored(network: AESc) -> Scored:
+        device = network.head.weight.device
+        clean = Pixels(store, np.arange(len(store)), device)
+        scales, place_maps = measure_reference(network, clean, detection=params.detection, seed=1)
+        scorer = Scorer(network, detection=params.detection, seed=1, scales=scales, place_maps=place_maps)
+        return scorer(seen[:5].to(device))
+
+    ours, theirs = scored(on_cpu), scored(copy.deepcopy(on_cpu).cuda())
+    residual = ours.maps["residual"]
+    close = {"rtol": 1e-3, "atol": 1e-3 * residual.mean().item()}
+    torch.testing.assert_close(theirs.maps["residual"].cpu(), residual, **close)
+    for name, scores in ours.scores.items():
+        bound = 1e-3 if name.startswith("residual") else 0.03  # the others multiply in bfloat16 where they may
+        torch.testing.assert_close(theirs.scores[name].cpu(), scores, rtol=bound, atol=0.0, msg=name)
+
+
+def test_kept_phases_change_nothing() -> None:
+    _, on_gpu = networks()
+    with torch.inference_mode():
+        before = on_gpu(images(3).cuda())
+        on_gpu.keep_phases()
+        assert torch.equal(on_gpu(images(3).cuda()), before)
 
 
 def test_structured_corruption_leaves_most_of_an_image_alone() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aesc.device import make_deterministic
+from aesc.device import deterministic
 from aesc.learning_rate import set_rate
 from aesc.network import AESc, network_for
 from aesc.params import Params
@@ -118,10 +118,11 @@ def test_the_optimiser_of_another_kind_of_device_is_taken_up(rate: float | Tenso
     set_rate(first.optimiser, 0.125)
     second_network.load_state_dict(first_network.state_dict())
     assert second.rate == first.rate == 0.125
-    for step in (first, second):
-        step.begin_epoch(1)
-    for _ in range(STEPS):
-        assert first(images, torch.arange(BATCH)).item() == second(images, torch.arange(BATCH)).item()
+    with deterministic(DEVICE):
+        for step in (first, second):
+            step.begin_epoch(1)
+        for _ in range(STEPS):
+            assert first(images, torch.arange(BATCH)).item() == second(images, torch.arange(BATCH)).item()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records steps of a GPU")
@@ -131,12 +132,12 @@ def test_a_recorded_step_gives_the_bits_of_the_step_itself(
     preset: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, device = params(preset, f"training.precision={precision}"), torch.device("cuda")
-    make_deterministic(device)
     sizes = [BATCH] * STEPS + [BATCH - 1, BATCH]
     sizes += [BATCH] * 20  # long enough for one half to overtake the other
-    losses, weights = run(recipe, device, sizes)
-    monkeypatch.setattr("aesc.training_step.STEPS_BEFORE_RECORDING", len(sizes))
-    plain_losses, plain_weights = run(recipe, device, sizes)
+    with deterministic(device):
+        losses, weights = run(recipe, device, sizes)
+        monkeypatch.setattr("aesc.training_step.STEPS_BEFORE_RECORDING", len(sizes))
+        plain_losses, plain_weights = run(recipe, device, sizes)
     assert losses == plain_losses
     assert torch.equal(weights, plain_weights)
     assert len(set(losses)) == len(sizes)
