@@ -68,6 +68,7 @@ class StochasticPasses:
     def __init__(self, network: AESc, *, bfloat16: bool | None = None) -> None:
         self._rates = network.rates
         self._skip: Skip = network.skip
+        self._joined = [network.joins(level) for level in range(len(network.rates))]
         self._first = next((level for level, rate in enumerate(network.rates) if rate), len(network.rates))
         downs, ups = cast(Iterable[Down], network.encoder), cast(Iterable[Up], network.decoder)
         low = gains_by_bfloat16(network.head.weight.device) if bfloat16 is None else bfloat16
@@ -144,25 +145,27 @@ class StochasticPasses:
             levels.append(x)
         levels.pop()  # the bottleneck is not its own skip
         for number, kernel in enumerate(self._up[: len(levels)]):
-            x = self._join(_drop(_up(x, kernel), decoder_masks, number, batch), levels.pop())
+            x = _drop(_up(x, kernel), decoder_masks, number, batch)
+            x = self._join(x, levels.pop(), self._first + len(levels))
         return x
 
     def _shallow(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         """The rest of the decoder, where nothing drops, of one pass or of several that share `levels`."""
         skipped = list(levels)
         for kernel in self._up[len(self._up) - len(skipped) :]:
-            x = self._join(_up(x, kernel), skipped.pop())
+            x = self._join(_up(x, kernel), skipped.pop(), len(skipped))
         return torch.sigmoid_(F.conv2d(x, self._head.weight, self._head.bias, padding=1))
 
-    def _join(self, x: Tensor, skipped: Tensor) -> Tensor:
+    def _join(self, x: Tensor, skipped: Tensor, level: int) -> Tensor:
         """`skipped` holds as many images as `x` or, where passes share it, those of one pass."""
+        if not self._joined[level]:
+            return x
         if self._skip == "add":
             x.unflatten(0, (-1, len(skipped))).add_(skipped)
-        elif self._skip == "concat":
-            if len(skipped) < len(x):
-                skipped = _channels_last(skipped.repeat(len(x) // len(skipped), 1, 1, 1))
-            x = torch.cat([x, skipped], dim=1)
-        return x
+            return x
+        if len(skipped) < len(x):
+            skipped = _channels_last(skipped.repeat(len(x) // len(skipped), 1, 1, 1))
+        return torch.cat([x, skipped], dim=1)
 
     def _masks_of(self, passes: int, seed: int, device: torch.device) -> _Masks:
         """The masks of all passes, drawn in the order in which `AESc.forward` draws them."""

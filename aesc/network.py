@@ -119,6 +119,7 @@ class AESc(nn.Module):
         image_size: side of the square input in pixels, a power of two from 64 to 1024.
         channels: 1 (grey) or 3 (RGB).
         skip: "add" is AESc; "none" the plain autoencoder; "concat" the U-Net-like relative.
+        first_skip: the encoder level of the first skip connection, 0 that of half the side; there is none before it.
         dropout: rates by encoder depth, mirrored in the decoder; see `dropout_levels`.
         segmentation: whether there is a `SegmentationHead` beside it, which `forward` does not use.
     """
@@ -131,6 +132,7 @@ class AESc(nn.Module):
         image_size: int = 256,
         channels: int = 3,
         skip: Skip = "add",
+        first_skip: int = 0,
         dropout: tuple[float, ...] = (),
         segmentation: bool = False,
     ) -> None:
@@ -140,15 +142,17 @@ class AESc(nn.Module):
         self.image_size = image_size
         self.channels = channels
         self.skip = skip
+        self.first_skip = first_skip
         self.rates = dropout_levels(dropout, depth)
         self.encoder = nn.ModuleList(Down(i, o) for i, o in zip([channels, *maps[:-1]], maps, strict=True))
-        widen = 2 if skip == "concat" else 1
-        self.decoder = nn.ModuleList(
-            Up(maps[level + 1] * (1 if level == depth - 2 else widen), maps[level])
-            for level in reversed(range(depth - 1))
-        )
-        self.head = Head(maps[0] * widen, channels)
+        decoded = [2 * maps[level] if skip == "concat" and self.joins(level) else maps[level] for level in range(depth)]
+        self.decoder = nn.ModuleList(Up(decoded[level + 1], maps[level]) for level in reversed(range(depth - 1)))
+        self.head = Head(decoded[0], channels)
         self.segmentation = SegmentationHead(channels) if segmentation else None
+
+    def joins(self, level: int) -> bool:
+        """Whether the decoder gets what the encoder made at `level`; the bottleneck is not its own skip."""
+        return self.skip != "none" and self.first_skip <= level < len(self.rates) - 1
 
     def forward(
         self, images: Tensor, *, generator: torch.Generator | None = None, shared_dropout: bool = False
@@ -174,14 +178,12 @@ class AESc(nn.Module):
     def decode(
         self, levels: Sequence[Tensor], *, generator: torch.Generator | None = None, shared_dropout: bool = False
     ) -> Tensor:
-        """The reconstruction from what `encode` returned; the bottleneck is not its own skip."""
+        """The reconstruction from what `encode` returned."""
         x = levels[-1]
         for number, up in zip(reversed(range(len(levels) - 1)), self.decoder, strict=True):
             x = dropout(up(x), self.rates[number], generator, shared=shared_dropout)
-            if self.skip == "add":
-                x = x + levels[number]
-            elif self.skip == "concat":
-                x = torch.cat([x, levels[number]], dim=1)
+            if self.joins(number):
+                x = x + levels[number] if self.skip == "add" else torch.cat([x, levels[number]], dim=1)
         reconstruction: Tensor = self.head(x)
         return reconstruction
 
@@ -204,10 +206,18 @@ def build_network(
     skip: Skip,
     dropout: tuple[float, ...],
     generator: torch.Generator,
+    first_skip: int = 0,
     segmentation: bool = False,
 ) -> AESc:
     """A new network in channels_last memory, its weights drawn from `generator` alone (Glorot uniform, as in Keras)."""
-    network = AESc(image_size=image_size, channels=channels, skip=skip, dropout=dropout, segmentation=segmentation)
+    network = AESc(
+        image_size=image_size,
+        channels=channels,
+        skip=skip,
+        first_skip=first_skip,
+        dropout=dropout,
+        segmentation=segmentation,
+    )
     for parameter in network.parameters():
         if parameter.dim() == 4:
             nn.init.xavier_uniform_(parameter, generator=generator)
@@ -220,6 +230,7 @@ def network_for(params: Params, *, channels: int, generator: torch.Generator) ->
         image_size=params.data.image_size,
         channels=channels,
         skip=params.network.skip,
+        first_skip=params.network.first_skip,
         dropout=params.network.dropout,
         generator=generator,
         segmentation=params.network.segmentation,

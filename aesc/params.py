@@ -84,6 +84,7 @@ class Network(Section):
     """The autoencoder: see aesc/network.py."""
 
     skip: Literal["add", "none", "concat"]
+    first_skip: Annotated[int, Field(ge=0)] = 0  # encoder level; older records do not say
     dropout: Rates
     dropout_in_training: bool
     segmentation: bool = False  # a head that learns where the corruption is; older records do not say

@@ -26,6 +26,7 @@ class NetworkDescription(BaseModel):
     image_size: int
     channels: int
     skip: Skip
+    first_skip: int = 0  # older files do not say
     dropout: tuple[float, ...]
     segmentation: bool = False  # older files do not say
     weights_sha256: str
@@ -40,6 +41,7 @@ def save_network(network: AESc, folder: Path) -> NetworkDescription:
         image_size=network.image_size,
         channels=network.channels,
         skip=network.skip,
+        first_skip=network.first_skip,
         dropout=network.rates,
         segmentation=network.segmentation is not None,
         weights_sha256=sha256_of_file(path),
@@ -71,6 +73,7 @@ def load_network(folder: Path, *, device: torch.device) -> tuple[AESc, NetworkDe
         image_size=description.image_size,
         channels=description.channels,
         skip=description.skip,
+        first_skip=description.first_skip,
         dropout=description.dropout,
         segmentation=description.segmentation,
     )

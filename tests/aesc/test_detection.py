@@ -114,14 +114,16 @@ def plain_variance(network: AESc, images: Tensor, *, passes: int, seed: int) -> 
     return torch.stack(stacked).double().var(dim=0).mean(dim=1)
 
 
-@pytest.mark.parametrize("skip", ["add", "none", "concat"])
+@pytest.mark.parametrize(("skip", "first"), [("add", 0), ("none", 0), ("concat", 0), ("add", 2), ("concat", 1)])
 @pytest.mark.parametrize(
     "dropout", [(0.1, 0.2, 0.3, 0.4), (0.0, 0.0, 0.3, 0.4), (0.0, 0.0, 0.0, 0.4), (0.3, 0.0, 0.0, 0.0)]
 )
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_network_s_own_passes_are_what_varies(skip: Skip, dropout: tuple[float, ...], batch: int) -> None:
+def test_the_network_s_own_passes_are_what_varies(
+    skip: Skip, first: int, dropout: tuple[float, ...], batch: int
+) -> None:
     stream = torch.Generator().manual_seed(1)
-    network = build_network(image_size=SIDE, channels=3, skip=skip, dropout=dropout, generator=stream)
+    network = build_network(image_size=SIDE, channels=3, skip=skip, first_skip=first, dropout=dropout, generator=stream)
     images = rand(batch, 3, SIDE, SIDE)
     with torch.no_grad():
         network(images)  # batch norm statistics that are not those of a new network

@@ -16,8 +16,9 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def build(*, size: int = 64, channels: int = 3, skip: Skip = "add", rates: Any = RATES, seed: int = 1) -> AESc:
-    return build_network(image_size=size, channels=channels, skip=skip, dropout=rates, generator=seeded(seed)).eval()
+def build(*, size: int = 64, channels: int = 3, rates: Any = RATES, seed: int = 1, **skips: Any) -> AESc:
+    kept = {"skip": "add", **skips}
+    return build_network(image_size=size, channels=channels, dropout=rates, generator=seeded(seed), **kept).eval()
 
 
 def images(count: int, *, size: int = 64, channels: int = 3, seed: int = 7) -> torch.Tensor:
@@ -132,9 +133,9 @@ def test_only_a_generator_makes_a_pass_random() -> None:
     assert (first - network(batch)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("skip", SKIPS)
-def test_only_a_skip_carries_encoder_maps_past_the_bottleneck(skip: Skip) -> None:
-    network = build(skip=skip)
+@pytest.mark.parametrize(("skip", "first"), [*((skip, 0) for skip in SKIPS), ("add", 2), ("concat", 1), ("add", 3)])
+def test_only_a_skip_carries_encoder_maps_past_the_bottleneck(skip: Skip, first: int) -> None:
+    network = build(skip=skip, first_skip=first)
     levels: list[torch.Tensor] = []
     for level, down in enumerate(network.encoder):
         if level:  # what goes down is cut off, so that gradients can come back through a skip only
@@ -144,8 +145,9 @@ def test_only_a_skip_carries_encoder_maps_past_the_bottleneck(skip: Skip) -> Non
     *skipped, bottleneck = torch.autograd.grad(output.sum(), levels, allow_unused=True)
     assert bottleneck is not None
     assert bottleneck.abs().sum() > 0.0
-    for gradient in skipped:
-        if skip == "none":
+    assert len(skipped) == 3
+    for level, gradient in enumerate(skipped):
+        if skip == "none" or level < first:
             assert gradient is None
         else:
             assert gradient is not None
@@ -157,6 +159,9 @@ def test_add_adds_and_concat_joins() -> None:
     assert add.decoder[-1].weight.shape[1] == 32
     assert concat.decoder[-1].weight.shape[1] == 64
     assert concat.head.weight.shape[1] == 2 * add.head.weight.shape[1]
+    late = build(skip="concat", first_skip=1)
+    assert late.head.weight.shape == add.head.weight.shape
+    assert late.decoder[-1].weight.shape == concat.decoder[-1].weight.shape
 
 
 @pytest.mark.parametrize("skip", SKIPS)

@@ -1,0 +1,37 @@
+"""A network on disk: what its description says is the network that was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aesc.files import read_json, write_json
+from aesc.network import Skip, build_network
+from aesc.weights import DESCRIPTION, load_network, save_network
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("skip", "first"), [("add", 0), ("none", 0), ("concat", 0), ("add", 2), ("concat", 1)])
+def test_a_loaded_network_has_the_skips_of_the_saved_one(skip: Skip, first: int, tmp_path: Path) -> None:
+    stream = torch.Generator().manual_seed(1)
+    network = build_network(
+        image_size=64, channels=3, skip=skip, first_skip=first, dropout=(0.1,), generator=stream
+    ).eval()
+    images = torch.rand(2, 3, 64, 64, generator=stream)
+    save_network(network, tmp_path)
+    loaded, _ = load_network(tmp_path, device=CPU)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), network(images))
+
+
+def test_a_description_that_does_not_say_where_skips_begin_has_all_of_them(tmp_path: Path) -> None:
+    """Those of before there was a choice."""
+    network = build_network(image_size=64, channels=3, skip="add", dropout=(), generator=torch.Generator()).eval()
+    save_network(network, tmp_path)
+    said = read_json(tmp_path / DESCRIPTION)
+    assert said.pop("first_skip") == 0
+    write_json(tmp_path / DESCRIPTION, said)
+    assert load_network(tmp_path, device=CPU)[0].first_skip == 0
