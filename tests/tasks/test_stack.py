@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,16 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Somebody else's server. As servers do, it does not mind connections of one that has just stopped there."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        yield
+
+
 def test_one_gpu_worker_has_no_number_and_several_have(settings: Settings) -> None:
     assert choose(settings).names == ("s3", "mlflow", "prefect", "worker-cpu", "worker-gpu")
     several = choose(settings, gpu_workers=3)
@@ -56,9 +68,7 @@ def test_ports_and_keys_are_kept_as_long_as_they_are_free(settings: Settings) ->
     assert len(set(first.ports.values())) == len(first.ports)
     assert choose(settings).ports == first.ports
     assert find_stack(settings) == first
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", first.ports["mlflow"]))
-        other.listen()
+    with listening(first.ports["mlflow"]):
         moved = choose(settings)
     assert {name for name in first.ports if moved.ports[name] != first.ports[name]} == {"mlflow"}
     assert moved.keys() == first.keys()
@@ -68,9 +78,7 @@ def test_free_ports_are_free_and_not_among_those_taken() -> None:
     first, second = free_ports(2)
     assert first != second
     assert is_free(first)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", first))
-        other.listen()
+    with listening(first):
         assert not is_free(first)
 
 
