@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from aesc.scoring import Scorer, measure_reference
 from aesc.segmentation import LogitScale, SegmentationHead, above_usual, focal_loss, weighed
 from aesc.training import Trained, fit
 from aesc.training_step import TrainingStep
-from aesc.weights import DESCRIPTION, load_network, save_network
+from aesc.weights import load_network, save_network
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
@@ -254,16 +253,6 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     assert description.segmentation
     images = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
     assert torch.equal(_logits(loaded, images), _logits(network, images))
-
-
-def test_networks_of_before_have_none(tmp_path: Path) -> None:
-    stream = torch.Generator().manual_seed(1)
-    network = build_network(image_size=SIDE, channels=3, skip="add", dropout=(), generator=stream)
-    save_network(network, tmp_path)
-    content = json.loads((tmp_path / DESCRIPTION).read_text(encoding="utf-8"))
-    del content["segmentation"]
-    (tmp_path / DESCRIPTION).write_text(json.dumps(content), encoding="utf-8")
-    assert load_network(tmp_path, device=CPU)[0].segmentation is None
 
 
 @pytest.mark.parametrize("kind", ["none", "gaussian"])

@@ -27,11 +27,13 @@ def test_a_loaded_network_has_the_skips_of_the_saved_one(skip: Skip, first: int,
         assert torch.equal(loaded(images), network(images))
 
 
-def test_a_description_that_does_not_say_where_skips_begin_has_all_of_them(tmp_path: Path) -> None:
-    """Those of before there was a choice."""
+@pytest.mark.parametrize(("key", "value"), [("first_skip", 0), ("segmentation", False)])
+def test_descriptions_of_before_there_was_a_choice_do_not_say_it(key: str, value: object, tmp_path: Path) -> None:
     network = build_network(image_size=64, channels=3, skip="add", dropout=(), generator=torch.Generator()).eval()
     save_network(network, tmp_path)
     said = read_json(tmp_path / DESCRIPTION)
-    assert said.pop("first_skip") == 0
+    assert said.pop(key) == value
     write_json(tmp_path / DESCRIPTION, said)
-    assert load_network(tmp_path, device=CPU)[0].first_skip == 0
+    loaded, _ = load_network(tmp_path, device=CPU)
+    assert loaded.first_skip == 0
+    assert loaded.segmentation is None
